@@ -1,0 +1,72 @@
+"""Which requests are model calls, told from method and path alone.
+
+Known to the wire (what gets a row) and to `decode` (which decoder reads it). The path decides,
+on every upstream: an Anthropic or OpenAI path is decoded as such whatever the upstream is called.
+Everything that is not listed is forwarded and gets no row.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+DIALECTS = ("openai", "anthropic", "gemini", "ollama", "bedrock", "cohere")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A kind of model call: the dialect of its bodies and the name in the column `endpoint`."""
+
+    dialect: str
+    name: str
+
+
+# One alternation, searched once per request. A group's name is looked up in _BY_GROUP.
+# Assistants' /threads/ID/messages ends like an Anthropic call and is none.
+_CALL = re.compile(
+    r"""(?:
+      (?P<chat_completions>/chat/completions)
+    | (?P<completions>(?<!/chat)/completions)
+    | (?P<responses>/responses)
+    | (?P<messages>(?<!/threads)/messages | :(?:streamRawPredict|rawPredict))
+    | (?P<generate>:generateContent)
+    | (?P<stream_generate>:streamGenerateContent)
+    | /model/[^/]+ (?: (?P<converse>/converse) | (?P<converse_stream>/converse-stream)
+        | (?P<invoke>/invoke) | (?P<invoke_stream>/invoke-with-response-stream) )
+    | (?P<ollama_chat>/api/chat)
+    | (?P<ollama_generate>/api/generate)
+    | (?P<cohere_chat>/v2/chat)
+    )/?$""",
+    re.VERBOSE,
+)
+_THREAD_MESSAGES = re.compile(r"/threads/[^/]+/messages/?$")
+_BY_GROUP = {
+    "chat_completions": Endpoint("openai", "chat.completions"),
+    "completions": Endpoint("openai", "completions"),
+    "responses": Endpoint("openai", "responses"),
+    "messages": Endpoint("anthropic", "messages"),
+    "generate": Endpoint("gemini", "generateContent"),
+    "stream_generate": Endpoint("gemini", "streamGenerateContent"),
+    "converse": Endpoint("bedrock", "converse"),
+    "converse_stream": Endpoint("bedrock", "converse-stream"),
+    "invoke": Endpoint("bedrock", "invoke"),
+    "invoke_stream": Endpoint("bedrock", "invoke-stream"),
+    "ollama_chat": Endpoint("ollama", "api.chat"),
+    "ollama_generate": Endpoint("ollama", "api.generate"),
+    "cohere_chat": Endpoint("cohere", "chat"),
+}
+
+
+def classify(method: str, path: str) -> Endpoint | None:
+    """The endpoint of a model call, or None where the request is none.
+
+    `path` is the raw path on the upstream, percent-encoded as sent, without the query.
+    """
+    if method != "POST":
+        return None
+    found = _CALL.search(path)
+    if found is None or found.lastgroup is None:
+        return None
+    if found.lastgroup == "messages" and _THREAD_MESSAGES.search(path):
+        return None
+    return _BY_GROUP[found.lastgroup]
