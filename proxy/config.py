@@ -246,6 +246,10 @@ class Config(Section):
         return self.spool.dir or self.data_dir / "spool"
 
     @property
+    def metrics_dir(self) -> Path:
+        return self.data_dir / "metrics"
+
+    @property
     def dsn(self) -> str | None:
         """The external database's connection string; None: the embedded one."""
         return self.store.dsn.get_secret_value() if self.store.dsn else None
@@ -268,6 +272,26 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
         return Config(**values)
     except ValidationError as error:
         raise ConfigError(_explain(error, path, sources)) from None
+
+
+def is_debugging() -> bool:
+    """Whether a developer asked for tracebacks."""
+    return bool(os.environ.get("AGENT_TELEMETRY_DEBUG"))
+
+
+def share_metrics(config: Config) -> None:
+    """Make this process and its children write their metrics into one directory.
+
+    prometheus-client chooses its kind of value from the environment when it is first imported, so
+    this comes before `proxy.metrics`. Raises ConfigError where the directory cannot be made.
+    """
+    try:
+        config.metrics_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"data_dir: {config.data_dir}: {error.strerror}; choose a directory this user can write"
+        ) from None
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(config.metrics_dir)
 
 
 def effective(config: Config) -> dict[str, Any]:

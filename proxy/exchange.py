@@ -10,6 +10,7 @@ start is an offset in microseconds on the monotonic clock (`at_us`).
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -17,6 +18,8 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+
+EXCHANGE_VERSION = 1
 
 Headers = tuple[tuple[str, str], ...]
 """Header fields in order, names in lower case, values decoded as ISO-8859-1."""
@@ -168,6 +171,34 @@ class Exchange:
         """The answer's body as it crossed the wire, content-encoding included."""
         return b"".join(piece.data for piece in self.response)
 
+    def to_bytes(self) -> bytes:
+        """The exchange as one JSON document, bodies in base64: raw copies, files, `decode FILE`."""
+        return orjson.dumps(
+            {
+                "version": EXCHANGE_VERSION,
+                "start": self.start,
+                "request": _base64(self.request),
+                "head": self.head,
+                "response": [[piece.at_us, _base64(piece.data)] for piece in self.response],
+                "end": self.end,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Exchange:
+        """Raises ValueError, KeyError or TypeError where the bytes are no exchange."""
+        raw: dict[str, Any] = orjson.loads(data)
+        if raw["version"] != EXCHANGE_VERSION:
+            raise ValueError(f"exchange of version {raw['version']}; this is {EXCHANGE_VERSION}")
+        head, end = raw["head"], raw["end"]
+        return cls(
+            Start.from_bytes(orjson.dumps(raw["start"])),
+            b64decode(raw["request"]),
+            AnswerHead.from_bytes(orjson.dumps(head)) if head else None,
+            tuple(Piece(int(at_us), b64decode(data)) for at_us, data in raw["response"]),
+            End.from_bytes(orjson.dumps(end)) if end else None,
+        )
+
     def request_header(self, name: str) -> str | None:
         """The first kept request header of this lower-case name."""
         return _first(self.start.headers, name)
@@ -179,6 +210,10 @@ class Exchange:
 
 def _first(headers: Headers, wanted: str) -> str | None:
     return next((value for name, value in headers if name == wanted), None)
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode("ascii")
 
 
 def _pairs(raw: Any) -> Headers:

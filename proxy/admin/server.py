@@ -1,0 +1,117 @@
+"""Admin listener: health, readiness and metrics, on a socket of its own. Read-only.
+
+`/healthz` and `/readyz` need neither token nor Host check and tell nothing but their state. All
+else checks that `Host` names this listener (a web page must not reach it by DNS rebinding) and,
+where `admin.token` is set, a bearer token.
+"""
+
+from __future__ import annotations
+
+import hmac
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from proxy.admin.conservation import ConservationCollector, SpoolSums
+from proxy.config import Config, is_loopback, split_listen
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Probe = Callable[[], Awaitable[bool]]
+
+_OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class AdminServer:
+    """The admin listener of one machine."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        spool_sums: Callable[[], SpoolSums],
+        store_answers: Probe,
+        gateway_answers: Probe,
+    ) -> None:
+        self._config = config
+        self._spool_sums = spool_sums
+        self._store_answers = store_answers
+        self._gateway_answers = gateway_answers
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, sock: socket.socket) -> None:
+        """Serve on a listening socket."""
+        app = web.Application(middlewares=[self._guard])
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.SockSite(self._runner, sock).start()
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        refusal = None if request.path in _OPEN_PATHS else self._refusal(request)
+        response = refusal or await handler(request)
+        response.headers.update(_HEADERS)
+        return response
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        admin = self._config.admin
+        if _host_name(request.host) not in self._hosts():
+            return _error(421, "this Host is not served here; add it to admin.hosts if it is yours")
+        is_open = request.path == "/metrics" and admin.metrics_open
+        if admin.token is None or is_open:
+            return None
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        wanted = admin.token.get_secret_value()
+        if hmac.compare_digest(given.encode(), wanted.encode()):
+            return None
+        return _error(401, "send the header Authorization: Bearer ADMIN_TOKEN")
+
+    def _hosts(self) -> frozenset[str]:
+        where = split_listen(self._config.admin.listen)
+        own = {where[0]} if isinstance(where, tuple) else set()
+        local = {"localhost", "127.0.0.1", "::1"} if is_loopback(self._config.admin.listen) else own
+        return frozenset(local | own | set(self._config.admin.hosts))
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        """Red only where agents are not served; a database that is away is `degraded`."""
+        if not await self._gateway_answers():
+            return web.json_response({"status": "unavailable"}, status=503)
+        is_whole = await self._store_answers()
+        return web.json_response({"status": "ok" if is_whole else "degraded"})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(self._config.metrics_dir))  # type: ignore[no-untyped-call] # untyped in prometheus-client
+        registry.register(ConservationCollector(self._spool_sums()))
+        return web.Response(
+            body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+
+def _host_name(host: str) -> str:
+    if host.startswith("["):
+        return host[1 : host.find("]")]
+    return host.partition(":")[0].lower()
+
+
+def _error(status: int, text: str) -> web.Response:
+    body: Mapping[str, Mapping[str, str]] = {"error": {"message": text}}
+    return web.json_response(body, status=status)

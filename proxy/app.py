@@ -1,0 +1,227 @@
+"""App: the only place where everything is built, started and stopped.
+
+Each role is one function that runs in a process of its own: `run_gateway`, `run_recorder`,
+`run_admin`. `proxy/supervise.py` runs them all on one machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from proxy.admin.server import AdminServer
+from proxy.config import Config, split_listen
+from proxy.errors import SpoolUnusable, StoreMisconfigured, StoreUnavailable
+from proxy.log import configure, event
+from proxy.metrics import GatewayMetrics, RecorderMetrics
+from proxy.recorder import RETRY_MAX_S, Recorder
+from proxy.spool.reader import SpoolReader
+from proxy.spool.totals import read_totals
+from proxy.spool.writer import SpoolWriter
+from proxy.store import embedded
+from proxy.store.migrate import migrate
+from proxy.store.postgres import Store
+from proxy.wire.server import Gateway
+
+T = TypeVar("T")
+
+_LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+FLUSH_S = 5.0  # how long a recorder that is asked to stop works on what is in the spool
+
+
+def dsn_of(config: Config) -> str:
+    """The connection string of the configured database, the embedded one included."""
+    return config.dsn or embedded.dsn(config.data_dir)
+
+
+def run_gateway(config: Config, sock: socket.socket | None, lifeline: int | None) -> None:
+    """Serve agents until SIGTERM, SIGINT or the end of the supervisor."""
+    _run(config, lambda: _gateway(config, sock, lifeline))
+
+
+def run_recorder(config: Config, lifeline: int | None) -> None:
+    """Move rows from the spool to the database until asked to stop."""
+    _run(config, lambda: _recorder(config, lifeline))
+
+
+def run_admin(config: Config, sock: socket.socket | None, lifeline: int | None) -> None:
+    """Serve health and metrics until asked to stop."""
+    _run(config, lambda: _admin(config, sock, lifeline))
+
+
+def _run(config: Config, role: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    listener = configure(config.log)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(role())
+    finally:
+        listener.stop()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed: a fifth less processor time per streamed event."""
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        return uvloop.new_event_loop
+    return None
+
+
+async def _gateway(config: Config, sock: socket.socket | None, lifeline: int | None) -> None:
+    stop = _stop_event(lifeline)
+    gateway = Gateway(config, _sink(config))
+    await gateway.start(sock)
+    counting = asyncio.create_task(_count(gateway, GatewayMetrics.create()), name="count")
+    await stop.wait()
+    await gateway.drain()
+    counting.cancel()
+    await gateway.close()
+
+
+def _sink(config: Config) -> SpoolWriter | None:
+    """The spool, or None where it cannot be used: calls go on, and that is said loudly."""
+    if not config.capture.enabled:
+        return None
+    try:
+        return SpoolWriter(config.spool_dir, max_bytes=config.spool.max_bytes)
+    except SpoolUnusable as error:
+        event("nothing is recorded", logging.ERROR, reason=str(error))
+        return None
+
+
+async def _count(gateway: Gateway, metrics: GatewayMetrics) -> None:
+    """Copy the worker's plain counters into its metrics, so that no call pays for them."""
+    seen: dict[str, int] = {}
+
+    def gained(name: str, now: int) -> int:
+        before, seen[name] = seen.get(name, 0), now
+        return now - before
+
+    while True:
+        stats = gateway.stats
+        metrics.connections.set(stats.connections)
+        for kind in ("recorded", "passthrough", "refused"):
+            metrics.requests.labels(kind).inc(gained(kind, getattr(stats, kind)))
+        metrics.tap_faults.inc(gained("tap_faults", stats.tap_faults))
+        await asyncio.sleep(1)
+
+
+async def _recorder(config: Config, lifeline: int | None) -> None:
+    stop = _stop_event(lifeline)
+    reader = await _until_stopped(stop, lambda: _open_reader(config))
+    if reader is None:
+        return
+    store = Store(dsn_of(config), config.store)
+    recorder = Recorder(config, reader, store, RecorderMetrics())
+    if config.store.migrate:
+        await _until_stopped(stop, lambda: _migrated(config))
+    work = asyncio.create_task(recorder.run(), name="recorder")
+    waiting = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    recorder.stop()
+    await asyncio.wait({work}, timeout=FLUSH_S)
+    work.cancel()
+    waiting.cancel()
+    await asyncio.gather(work, waiting, return_exceptions=True)
+    await store.close()
+    reader.close()
+    if work.done() and not work.cancelled() and (error := work.exception()):
+        raise error
+
+
+async def _open_reader(config: Config) -> SpoolReader:
+    return SpoolReader(config.spool_dir)
+
+
+async def _migrated(config: Config) -> bool:
+    for name in await migrate(dsn_of(config)):
+        event("migrated", migration=name)
+    return True
+
+
+async def _until_stopped(
+    stop: asyncio.Event, attempt: Callable[[], Coroutine[Any, Any, T]]
+) -> T | None:
+    """Try until it works or the process is asked to stop (None). Says each new reason once."""
+    said, pause_s = "", 0.1
+    while not stop.is_set():
+        try:
+            return await attempt()
+        except (StoreUnavailable, StoreMisconfigured, SpoolUnusable) as error:
+            if str(error) != said:
+                said = str(error)
+                event("recorder waits", logging.WARNING, reason=said)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), pause_s)
+        pause_s = min(RETRY_MAX_S, pause_s * 2)
+    return None
+
+
+async def _admin(config: Config, sock: socket.socket | None, lifeline: int | None) -> None:
+    stop = _stop_event(lifeline)
+    admin = AdminServer(
+        config,
+        spool_totals=lambda: read_totals(config.spool_dir),
+        store_answers=lambda: store_answers(config),
+        gateway_answers=lambda: gateway_answers(config),
+    )
+    await admin.start(sock)
+    await stop.wait()
+    await admin.close()
+
+
+async def store_answers(config: Config) -> bool:
+    """Whether the database takes a connection now."""
+    store = Store(dsn_of(config), config.store)
+    try:
+        await store.ping()
+    except (StoreUnavailable, StoreMisconfigured):
+        return False
+    else:
+        return True
+    finally:
+        await store.close()
+
+
+async def gateway_answers(config: Config, timeout_s: float = 2.0) -> bool:
+    """Whether the local gateway answers an HTTP request."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            reader, writer = await _connect(config.gateway.listen)
+            writer.write(b"GET /telemetry/v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = await reader.read(5)
+            writer.close()
+            return answer == b"HTTP/"
+    except (OSError, TimeoutError):
+        return False
+
+
+async def _connect(listen: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    where = split_listen(listen)
+    if isinstance(where, Path):
+        return await asyncio.open_unix_connection(where)
+    host, port = where
+    return await asyncio.open_connection(_LOCAL.get(host, host), port)
+
+
+def _stop_event(lifeline: int | None) -> asyncio.Event:
+    """Set by SIGTERM, SIGINT, or the end of the supervisor (its end of a pipe closes)."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if lifeline is not None:
+
+        def ended() -> None:
+            loop.remove_reader(lifeline)
+            stop.set()
+
+        os.set_blocking(lifeline, False)
+        loop.add_reader(lifeline, ended)
+    return stop

@@ -1,0 +1,217 @@
+"""Assemble: one exchange becomes one record. Where decode and enrich meet.
+
+Pure but for the caches inside the redactor and the tokenizer. Whatever is in the exchange, there
+is a record: what a stage cannot do is said in `capture.problems`, and where redaction fails the
+record keeps metadata only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+from proxy.call import Json, ModelCall, Usage
+from proxy.config import Config
+from proxy.decode.dispatch import decode
+from proxy.enrich import tokens
+from proxy.enrich.cost import cost_usd
+from proxy.enrich.redact import Redactor, metadata_only
+from proxy.enrich.sessions import Identity, identify
+from proxy.exchange import End, Exchange, Outcome
+from proxy.labels import REQUEST_ID_HEADERS
+from proxy.log import describe
+from proxy.record import TelemetryRecord
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Token counts and where they come from."""
+
+    usage: Usage
+    source: str | None
+
+
+class Assembler:
+    """Turns exchanges into records under one configuration."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._redactor = Redactor(config.redaction)
+
+    def record(self, exchange: Exchange, *, is_damaged: bool = False) -> TelemetryRecord:
+        """The row of one exchange: decoded, counted, priced, redacted."""
+        call = decode(exchange)
+        identity = identify(exchange.start, call.prompt)
+        end = exchange.end or _crashed_end(exchange)
+        outcome = _outcome(exchange, end, call)
+        counted = self._counted(exchange, call, outcome)
+        problems = [*call.problems, *(["spool damaged"] if is_damaged else [])]
+        record = _row(exchange, call, identity, end, outcome, counted, problems)
+        price = cost_usd(
+            exchange.start.upstream, record.model_used, counted.usage, self._config.prices
+        )
+        return self._redacted(replace(record, cost_usd=price), exchange)
+
+    def _counted(self, exchange: Exchange, call: ModelCall, outcome: Outcome) -> _Counted:
+        """Provider usage; otherwise, or where a stream broke off, the tokenizer's estimate."""
+        usage = call.answer.usage
+        if usage is not None and usage.is_final:
+            return _Counted(usage, "provider")
+        status = exchange.head.status if exchange.head else None
+        is_answered = status is not None and status < 400
+        if not self._config.tokens.estimate or not is_answered:
+            return _Counted(usage or Usage(), "partial_stream" if usage else None)
+        completion = tokens.estimate_completion(call)
+        if usage is not None:
+            completion = max(completion, usage.completion_tokens or 0)
+            prompt = usage.prompt_tokens
+            total = None if prompt is None else prompt + completion
+            usage = replace(usage, completion_tokens=completion, total_tokens=total)
+            return _Counted(usage, "partial_stream")
+        prompt = tokens.estimate_prompt(call, exchange.start.endpoint)
+        return _Counted(Usage(prompt, completion, prompt + completion), "tokenizer")
+
+    def _redacted(self, record: TelemetryRecord, exchange: Exchange) -> TelemetryRecord:
+        try:
+            clean, counts = self._redactor.redact(record, exchange.start)
+        except Exception as error:  # noqa: BLE001 - fail closed for the data, open for the row
+            return metadata_only(_noted(record, "redaction failed", describe(error)))
+        if counts:
+            clean = _with_capture(clean, redactions=dict(counts))
+        return metadata_only(clean) if exchange.start.content == "metadata" else clean
+
+
+def _row(
+    exchange: Exchange,
+    call: ModelCall,
+    identity: Identity,
+    end: End,
+    outcome: Outcome,
+    counted: _Counted,
+    problems: list[str],
+) -> TelemetryRecord:
+    start, prompt, answer, usage = exchange.start, call.prompt, call.answer, counted.usage
+    ttft = answer.first_content_us
+    return TelemetryRecord(
+        id=start.id,
+        created_at=start.started_at,
+        project_id=identity.project,
+        session_id=identity.session,
+        user_message=prompt.user_message,
+        model_used=call.model,
+        system_prompt=prompt.system_prompt,
+        chat_history=list(prompt.chat_history),
+        response_text=answer.text,
+        response_thoughts=answer.thoughts,
+        tool_calls=[call.as_json() for call in answer.tool_calls] or None,
+        turn_intent=identity.turn_intent,
+        chat_mode=identity.chat_mode,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+        duration_ms=end.at_us // 1000,
+        provider=start.upstream,
+        endpoint=start.endpoint,
+        streamed=answer.is_stream if exchange.response else prompt.is_stream,
+        status=exchange.head.status if exchange.head else None,
+        outcome=outcome.value,
+        error=answer.error or end.error,
+        finish_reason=answer.finish_reason,
+        request_params=prompt.request_params,
+        usage=answer.usage.raw if answer.usage else None,
+        usage_source=counted.source,
+        cached_tokens=usage.cached_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        ttft_ms=None if ttft is None else ttft // 1000,
+        provider_request_id=_request_id(exchange),
+        client=identity.client,
+        labels=dict(identity.labels) or None,
+        capture=_capture(exchange, call, identity, end, problems),
+    )
+
+
+def _outcome(exchange: Exchange, end: End, call: ModelCall) -> Outcome:
+    """How the call ended, from what the wire saw and what the answer says.
+
+    An agent that closed, or a gateway that died, after the dialect's terminal event had been
+    delivered saw a complete answer; so did an agent that closed with all output items it needed.
+    """
+    status = exchange.head.status if exchange.head else None
+    if status is None:
+        return end.outcome if end.outcome is not Outcome.COMPLETE else Outcome.UPSTREAM_RESET
+    answer, ended = call.answer, end.outcome
+    if ended is Outcome.CLIENT_DISCONNECTED and (answer.is_terminated or answer.has_finished_item):
+        ended = Outcome.COMPLETE
+    if ended is Outcome.PROXY_CRASHED and answer.is_terminated:
+        ended = Outcome.COMPLETE
+    if ended is not Outcome.COMPLETE:
+        return ended
+    if status >= 400:
+        return Outcome.UPSTREAM_ERROR
+    return Outcome.STREAM_ERROR if answer.is_stream_error else Outcome.COMPLETE
+
+
+def _crashed_end(exchange: Exchange) -> End:
+    """What the spool itself tells of a call whose gateway died before it ended."""
+    body = exchange.response_body
+    head_us = exchange.head.at_us if exchange.head else 0
+    announced = exchange.request_header("content-length")
+    return End(
+        at_us=exchange.response[-1].at_us if exchange.response else head_us,
+        outcome=Outcome.PROXY_CRASHED,
+        request_bytes=len(exchange.request),
+        response_bytes=len(body),
+        request_sha256=hashlib.sha256(exchange.request).hexdigest(),
+        response_sha256=hashlib.sha256(body).hexdigest(),
+        request_complete=exchange.head is not None or announced == str(len(exchange.request)),
+        request_kept=len(exchange.request),
+        response_kept=len(body),
+    )
+
+
+def _capture(
+    exchange: Exchange, call: ModelCall, identity: Identity, end: End, problems: list[str]
+) -> dict[str, Json]:
+    found: dict[str, Json] = {
+        "request_bytes": end.request_bytes,
+        "response_bytes": end.response_bytes,
+        "request_sha256": end.request_sha256,
+        "response_sha256": end.response_sha256,
+    }
+    dropped: dict[str, Json] = {
+        "request": end.request_bytes - end.request_kept,
+        "response": end.response_bytes - end.response_kept,
+    }
+    if any(dropped.values()):
+        found["truncated"] = dropped
+    if not end.request_complete:
+        found["request_complete"] = False
+    if identity.session_source:
+        found["session_source"] = identity.session_source
+    if identity.turn:
+        found["turn_label"] = identity.turn
+    if call.prompt.is_partial_context:
+        found["context"] = "partial"
+    if call.answer.response_id:
+        found["response_id"] = call.answer.response_id
+    if call.answer.choices:
+        found["choices"] = list(call.answer.choices)
+    if problems:
+        found["problems"] = list(problems)
+    return found
+
+
+def _request_id(exchange: Exchange) -> str | None:
+    named = (exchange.response_header(name) for name in REQUEST_ID_HEADERS)
+    return next((value for value in named if value), None)
+
+
+def _with_capture(record: TelemetryRecord, **more: Json) -> TelemetryRecord:
+    return replace(record, capture={**(record.capture or {}), **more})
+
+
+def _noted(record: TelemetryRecord, *notes: str) -> TelemetryRecord:
+    earlier = (record.capture or {}).get("problems")
+    known = earlier if isinstance(earlier, list) else []
+    return _with_capture(record, problems=[*known, ": ".join(notes)])

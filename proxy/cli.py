@@ -1,0 +1,315 @@
+"""Command line: dispatch and print, no logic.
+
+Exit codes: 0 done, 1 it did not work, 2 the command or the configuration is wrong. Errors are one
+line on stderr. Roles import what they run only when they run, so that small commands start fast
+and metrics find their shared directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from proxy import __version__
+from proxy.config import ENV_FILE, Config, effective, is_debugging, load, share_metrics
+from proxy.errors import ProxyError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Commands(click.Group):
+    """The command group; turns every known error into one line and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        try:
+            super().main(*args, **(kwargs | {"standalone_mode": False}))
+        except click.exceptions.Exit as leave:
+            sys.exit(leave.exit_code)
+        except click.ClickException as error:
+            hint = f" (see {error.ctx.command_path} --help)" if _has_context(error) else ""
+            _fail(f"{error.format_message()}{hint}", error.exit_code)
+        except ProxyError as error:
+            _fail(str(error), error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            sys.exit(130)
+        except BrokenPipeError:  # the reader of our output, such as head, has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except Exception as error:
+            if is_debugging():
+                raise
+            _fail(f"internal error: {type(error).__name__} (AGENT_TELEMETRY_DEBUG=1 shows more)", 1)
+        sys.exit(0)
+
+
+def _has_context(error: click.ClickException) -> bool:
+    return getattr(error, "ctx", None) is not None
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    click.echo(f"agent-telemetry: {' '.join(text.split())}", err=True)
+    sys.exit(code)
+
+
+def with_config(command: F) -> F:
+    """Adds --config; the command receives the path, or None."""
+    option = click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar=ENV_FILE,
+        metavar="FILE",
+        help="Configuration in TOML; default: built-in values and the environment.",
+    )
+    return option(command)
+
+
+def as_role(command: F) -> F:
+    """Adds what the supervisor hands to a process it starts."""
+    command = click.option("--fd", type=int, hidden=True)(command)
+    return click.option("--lifeline", type=int, hidden=True)(command)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="agent-telemetry")
+def main() -> None:
+    """Records every model call of an agent as one true row in PostgreSQL.
+
+    Point the agent's base URL at the gateway; nothing else changes for it.
+
+    \b
+    Example:
+      agent-telemetry serve
+      export OPENAI_BASE_URL=http://127.0.0.1:8080/openai/v1
+      agent-telemetry tail --follow
+    """
+
+
+@main.command()
+@with_config
+def serve(config_path: Path | None) -> None:
+    """Run everything on this machine: gateway, recorder, admin, database.
+
+    Without store.dsn a PostgreSQL of its own is kept in data_dir.
+
+    \b
+    Example:
+      agent-telemetry serve
+      DATABASE_URL=postgresql://me@db/telemetry agent-telemetry serve
+    """
+    config = load(config_path)
+    from proxy.supervise import Supervisor
+
+    Supervisor(config, config_path).run()
+
+
+@main.command()
+@with_config
+@as_role
+def gateway(config_path: Path | None, fd: int | None, lifeline: int | None) -> None:
+    """Run one gateway worker: forwards calls, appends them to the spool.
+
+    \b
+    Example:
+      agent-telemetry gateway --config /etc/agent-telemetry.toml
+    """
+    config, sock = _role(config_path, fd, "gateway")
+    from proxy.app import run_gateway
+
+    run_gateway(config, sock, lifeline)
+
+
+@main.command()
+@with_config
+@as_role
+def recorder(config_path: Path | None, fd: int | None, lifeline: int | None) -> None:
+    """Run the recorder: reads the spool, writes rows.
+
+    \b
+    Example:
+      agent-telemetry recorder --config /etc/agent-telemetry.toml
+    """
+    config, _ = _role(config_path, fd, None)
+    from proxy.app import run_recorder
+
+    run_recorder(config, lifeline)
+
+
+@main.command()
+@with_config
+@as_role
+def admin(config_path: Path | None, fd: int | None, lifeline: int | None) -> None:
+    """Run the admin listener: /healthz, /readyz, /metrics.
+
+    \b
+    Example:
+      agent-telemetry admin --config /etc/agent-telemetry.toml
+    """
+    config, sock = _role(config_path, fd, "admin")
+    from proxy.app import run_admin
+
+    run_admin(config, sock, lifeline)
+
+
+@main.command()
+@with_config
+def health(config_path: Path | None) -> None:
+    """Exit 0 if the local gateway answers; for container health checks.
+
+    \b
+    Example:
+      agent-telemetry health && echo up
+    """
+    config = load(config_path)
+    from proxy.probe import gateway_answers
+
+    if not asyncio.run(gateway_answers(config.gateway.listen)):
+        raise ProxyError(
+            f"gateway.listen: nothing answers at {config.gateway.listen}; "
+            "start it with: agent-telemetry serve"
+        )
+    click.echo("ok")
+
+
+@main.command()
+@with_config
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def migrate(config_path: Path | None, as_json: bool) -> None:
+    """Bring the configured database to the current schema.
+
+    \b
+    Example:
+      DATABASE_URL=postgresql://me@db/telemetry agent-telemetry migrate
+    """
+    config = load(config_path)
+    from proxy.app import dsn_of
+    from proxy.store.migrate import migrate as bring_up
+
+    done = asyncio.run(bring_up(dsn_of(config)))
+    if as_json:
+        _print_json(done)
+    else:
+        click.echo("\n".join(done) if done else "up to date")
+
+
+@main.command("check-config")
+@with_config
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of KEY = VALUE lines.")
+def check_config(config_path: Path | None, as_json: bool) -> None:
+    """Validate the configuration and print it with secrets masked.
+
+    \b
+    Example:
+      agent-telemetry check-config --config my.toml
+    """
+    values = effective(load(config_path))
+    if as_json:
+        _print_json(values)
+        return
+    for key, value in _flat(values):
+        click.echo(f"{key} = {json.dumps(value)}")
+
+
+@main.command()
+@with_config
+def dsn(config_path: Path | None) -> None:
+    """Print the connection string of the configured database.
+
+    \b
+    Example:
+      psql "$(agent-telemetry dsn)"
+    """
+    config = load(config_path)
+    from proxy.app import dsn_of
+
+    click.echo(dsn_of(config))
+
+
+@main.command()
+@with_config
+@click.option("--follow", "-f", is_flag=True, help="Keep printing as calls arrive.")
+@click.option("--project", help="Only this project.")
+@click.option("--session", help="Only this session.")
+@click.option("--model", help="Only models that contain this text.")
+@click.option("--errors", is_flag=True, help="Only what did not end well.")
+@click.option("--turns", is_flag=True, help="Turns instead of calls.")
+@click.option("--lines", "-n", default=20, show_default=True, help="Recorded rows to begin with.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def tail(config_path: Path | None, lines: int, as_json: bool, follow: bool, **wanted: Any) -> None:
+    """Print recorded calls as lines, newest last.
+
+    \b
+    Example:
+      agent-telemetry tail --follow --errors
+      agent-telemetry tail --session thread-42 --json | jq .tool_calls
+    """
+    config = load(config_path)
+    from proxy.tail import Wanted, print_rows
+
+    printing = print_rows(config, Wanted(**wanted), lines, follow=follow, as_json=as_json)
+    _interruptible(printing)
+
+
+@main.group()
+def spool() -> None:
+    """What is waiting between gateway and database."""
+
+
+@spool.command()
+@with_config
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(config_path: Path | None, as_json: bool) -> None:
+    """What waits, how old, how large; and what was ever captured, stored and lost.
+
+    \b
+    Example:
+      agent-telemetry spool status
+    """
+    config = load(config_path)
+    from proxy.views.spool import report
+
+    totals = _spool_totals(config)
+    if as_json:
+        _print_json(report.as_json(totals))
+    else:
+        click.echo(report.as_text(totals))
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@with_config
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def decode(file: Path, config_path: Path | None, as_json: bool) -> None:
+    """Print what the decoders make of one captured exchange.
+
+    FILE holds an exchange as the spool and `agent_raw` keep it (also compressed with zstd), or one
+    line of a recording with `request` and `response` in base64.
+
+    \b
+    Example:
+      agent-telemetry decode exchange.json --json
+    """
+
+
+def _role(config_path: Path | None, fd: int | None, listens: str | None) -> tuple[Config, Any]:
+    """Configuration and socket of a process that does one thing."""
+    config = load(config_path)
+    share_metrics(config)
+    if fd is not None:
+        return config, socket.socket(fileno=fd)
+    if listens is None:
+        return config, None
+    from proxy.supervise import listen, prepare
+
+    prepare(config, clear_metrics=False)
+    return config, listen(getattr(config, listens).listen, f"{listens}.listen")

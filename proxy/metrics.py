@@ -1,0 +1,127 @@
+"""Metrics: every Prometheus series this program emits, declared in one place.
+
+Each process of the program writes its own files in a directory they share (prometheus-client's
+multiprocess mode, chosen by `config.share_metrics` before this module is imported); the admin
+process adds them up. The conservation totals are not here: they are read from the spool, where they are durable.
+
+Labels are bounded: upstream names and endpoints come from the configuration and the code, a model
+is a label only for the first `MODELS_MAX` that were seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from proxy.record import TelemetryRecord
+
+MODELS_MAX = 100
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+_TOKENS = tuple(4**n for n in range(1, 12))  # the buckets of the OpenTelemetry GenAI conventions
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayMetrics:
+    """What a gateway worker counts. Copied from its plain counters once a second."""
+
+    requests: Counter
+    connections: Gauge
+    tap_faults: Counter
+
+    @classmethod
+    def create(cls) -> GatewayMetrics:
+        registry = CollectorRegistry()
+        return cls(
+            Counter(
+                "agent_telemetry_requests",
+                "Requests answered by the gateway, by kind: recorded, passthrough, refused.",
+                ("kind",),
+                registry=registry,
+            ),
+            Gauge(
+                "agent_telemetry_connections",
+                "Open connections from agents.",
+                registry=registry,
+                multiprocess_mode="livesum",
+            ),
+            Counter(
+                "agent_telemetry_tap_faults",
+                "Exchanges whose recording stopped because of a fault; the calls went on.",
+                registry=registry,
+            ),
+        )
+
+
+class RecorderMetrics:
+    """What the recorder observes of each call, and of the store."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        call_labels = ("gen_ai_provider_name", "gen_ai_operation_name", "gen_ai_response_model")
+        self.calls = Counter(
+            "agent_telemetry_calls",
+            "Model calls by upstream, endpoint and outcome.",
+            ("provider", "endpoint", "outcome"),
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "gen_ai_client_operation_duration_seconds",
+            "From the arrival of the request to the last byte relayed.",
+            call_labels,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.first_token = Histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From the arrival of the request to the first content of a streamed answer.",
+            call_labels,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.tokens = Histogram(
+            "gen_ai_client_token_usage",
+            "Tokens of a call by type: input (cached ones included) and output.",
+            (*call_labels, "gen_ai_token_type"),
+            buckets=_TOKENS,
+            registry=registry,
+        )
+        self.store_faults = Counter(
+            "agent_telemetry_store_faults",
+            "Batches the database did not take, by kind: unavailable, misconfigured.",
+            ("kind",),
+            registry=registry,
+        )
+        self.rows_rejected = Counter(
+            "agent_telemetry_rows_rejected",
+            "Rows that PostgreSQL refused and that were set aside.",
+            registry=registry,
+        )
+        self.problems = Counter(
+            "agent_telemetry_decode_problems",
+            "Calls with something that a decoder could not read, by endpoint.",
+            ("endpoint",),
+            registry=registry,
+        )
+        self._models: set[str] = set()
+
+    def observe(self, record: TelemetryRecord) -> None:
+        """Count one call."""
+        provider, endpoint = record.provider or "unknown", record.endpoint or "unknown"
+        self.calls.labels(provider, endpoint, record.outcome or "unknown").inc()
+        labels = (provider, endpoint, self._model(record.model_used))
+        self.duration.labels(*labels).observe(record.duration_ms / 1000)
+        if record.ttft_ms is not None:
+            self.first_token.labels(*labels).observe(record.ttft_ms / 1000)
+        if record.prompt_tokens is not None:
+            self.tokens.labels(*labels, "input").observe(record.prompt_tokens)
+        if record.completion_tokens is not None:
+            self.tokens.labels(*labels, "output").observe(record.completion_tokens)
+        if record.capture and record.capture.get("problems"):
+            self.problems.labels(endpoint).inc()
+
+    def _model(self, model: str) -> str:
+        if model in self._models or len(self._models) < MODELS_MAX:
+            self._models.add(model)
+            return model[:100]
+        return "other"

@@ -1,0 +1,253 @@
+"""Supervise: everything on one machine, each role a process that may be killed at any time.
+
+The supervisor owns the listening sockets and the embedded database, starts gateway workers, the
+recorder and the admin listener, and starts again what dies. Sockets stay open meanwhile, so an
+agent that connects during a restart waits a moment and is served. Children hold one end of a pipe
+whose other end only the supervisor has: when the supervisor dies, however, they see the pipe end
+and stop.
+
+The gateway comes first and waits for nothing: not for the database, not for a migration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from proxy.config import Config, share_metrics, split_listen
+from proxy.errors import ConfigError, ProxyError
+from proxy.log import configure, event
+from proxy.store.embedded import EmbeddedServer
+
+POLL_S = 0.05
+RESTART_FIRST_S, RESTART_MAX_S = 0.1, 10.0
+HEALTHY_S = 10.0  # a process that ran this long starts anew without a pause
+STOP_RECORDER_S = 10.0
+KILL_AFTER_S = 5.0
+
+
+@dataclass(slots=True)
+class _Child:
+    """One supervised process and when it may be started next."""
+
+    role: str
+    arguments: list[str]
+    sock: socket.socket | None = None
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    pause_s: float = RESTART_FIRST_S
+    due_at: float = field(default=0.0)
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+
+class Supervisor:
+    """Runs `serve` until SIGTERM or SIGINT."""
+
+    def __init__(self, config: Config, config_path: Path | None) -> None:
+        self._config = config
+        self._config_path = config_path
+        self._is_stopping = False
+        self._lifeline, self._lifeline_kept = os.pipe()
+        self._server = None if config.dsn else EmbeddedServer(config.data_dir)
+        self._children: list[_Child] = []
+
+    def run(self) -> None:
+        """Start everything, keep it running, stop it in order. Raises ProxyError before that."""
+        prepare(self._config)
+        gateway = listen(self._config.gateway.listen, "gateway.listen")
+        admin = listen(self._config.admin.listen, "admin.listen")
+        listener = configure(self._config.log)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        try:
+            self._children = list(self._roles(gateway, admin))
+            self._watch()
+        finally:
+            self._stop()
+            listener.stop()
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._is_stopping = True
+
+    def _roles(self, gateway: socket.socket, admin: socket.socket) -> Iterator[_Child]:
+        for _ in range(self._config.gateway.workers):
+            yield _Child("gateway", ["gateway"], gateway)
+        yield _Child("recorder", ["recorder"])
+        yield _Child("admin", ["admin"], admin)
+
+    def _watch(self) -> None:
+        """Keep every process running. The database starts after the first round of processes."""
+        for child in self._children:
+            self._start(child)
+        self._announce()
+        while not self._is_stopping:
+            self._keep_database()
+            for child in self._children:
+                if not child.is_running:
+                    self._revive(child)
+            time.sleep(POLL_S)
+
+    def _keep_database(self) -> None:
+        server = self._server
+        if server is None or server.is_running:
+            return
+        try:
+            server.start()
+        except ProxyError as error:
+            event("embedded database does not start", logging.ERROR, reason=str(error))
+            self._server = None  # calls wait in the spool; the operator acts and restarts
+
+    def _start(self, child: _Child) -> None:
+        fds = [self._lifeline]
+        command = [sys.executable, "-m", "proxy", *child.arguments]
+        command += ["--lifeline", str(self._lifeline)]
+        if self._config_path:
+            command += ["--config", str(self._config_path)]
+        if child.sock is not None:
+            command += ["--fd", str(child.sock.fileno())]
+            fds.append(child.sock.fileno())
+        child.process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
+        child.started_at = time.monotonic()
+
+    def _revive(self, child: _Child) -> None:
+        """Start a process again: at once where it ran for long, else with growing pauses."""
+        now = time.monotonic()
+        if child.process is not None:
+            if now - child.started_at > HEALTHY_S:
+                child.pause_s = RESTART_FIRST_S
+            event(
+                "process ended; starting it again",
+                logging.WARNING,
+                role=child.role,
+                exit_code=child.process.returncode,
+            )
+            child.process = None
+            child.due_at = now + child.pause_s
+            child.pause_s = min(RESTART_MAX_S, child.pause_s * 2)
+        if now >= child.due_at:
+            self._start(child)
+
+    def _announce(self) -> None:
+        base = base_url(self._config.gateway.listen)
+        names = ("openai", "anthropic", "gemini")
+        event(
+            "ready",
+            gateway=base,
+            admin=base_url(self._config.admin.listen),
+            data_dir=str(self._config.data_dir),
+            line="\n".join(
+                [
+                    "agent-telemetry is ready. Point an agent's base URL at one of:",
+                    *(f"  {name:<10} {base}/{name}{_SUFFIX.get(name, '')}" for name in names),
+                    f"  {'others':<10} {base}/NAME   (see config.example.toml)",
+                    f"  {'health':<10} {base_url(self._config.admin.listen)}/readyz",
+                    "Watch calls arrive:  agent-telemetry tail --follow",
+                ]
+            ),
+        )
+
+    def _stop(self) -> None:
+        """Gateways drain first, the recorder stores what came, the database goes last."""
+        drain_s = self._config.gateway.drain_timeout_s + KILL_AFTER_S
+        self._end("gateway", drain_s)
+        self._end("recorder", STOP_RECORDER_S)
+        self._end("admin", KILL_AFTER_S)
+        if self._server is not None:
+            self._server.stop()
+        os.close(self._lifeline_kept)
+
+    def _end(self, role: str, seconds: float) -> None:
+        processes = [c.process for c in self._children if c.role == role and c.process]
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + seconds
+        for process in processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                event("process does not stop; killing it", logging.WARNING, role=role)
+                process.kill()
+                process.wait()
+
+
+_SUFFIX = {"openai": "/v1"}
+
+
+def prepare(config: Config) -> None:
+    """Make the directories this program writes. Raises ConfigError that names the key."""
+    share_metrics(config)
+    for file in config.metrics_dir.glob("*.db"):
+        file.unlink(missing_ok=True)
+    for key, path in (("data_dir", config.data_dir), ("spool.dir", config.spool_dir)):
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            probe = path / f".writable-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"{key}: {path}: {error.strerror}; choose a directory this user can write"
+            ) from None
+
+
+def listen(address: str, key: str) -> socket.socket:
+    """A listening, inheritable socket. Raises ConfigError that names the key and the remedy."""
+    where = split_listen(address)
+    try:
+        sock = _unix(where) if isinstance(where, Path) else _tcp(*where)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"{key}: {address}: {reason}; stop the other program or choose another port"
+        ) from None
+    sock.set_inheritable(True)
+    return sock
+
+
+def base_url(address: str) -> str:
+    """Where a client on this machine finds a listener, without a path."""
+    where = split_listen(address)
+    if isinstance(where, Path):
+        return f"unix:{where}"
+    host, port = where
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"
+
+
+def _tcp(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sock = socket.socket(family, kind, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(address)
+    sock.listen(1024)
+    return sock
+
+
+def _unix(path: Path) -> socket.socket:
+    """A socket file that only this user can use; a stale one of an ended program is replaced."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    if path.is_socket():
+        with contextlib.suppress(ConnectionRefusedError):
+            sock.connect(str(path))
+            raise OSError(98, "another program answers there")
+        path.unlink()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(path))
+    path.chmod(0o600)
+    sock.listen(1024)
+    return sock
