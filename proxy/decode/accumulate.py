@@ -1,0 +1,150 @@
+"""An answer as it grows: text, thoughts, tool calls and usage, event by event.
+
+Shared by all dialects; knows none of them. A dialect names each event's offset with `reach`, then
+adds what the event brings. Empty pieces add nothing, so `text` stays None where nothing was said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+
+from proxy.call import Answer, Json, ToolCall, Usage
+from proxy.decode.arguments import tool_call
+from proxy.decode.body import Body
+from proxy.decode.problems import Problems
+
+
+@dataclass(slots=True)
+class PartialCall:
+    """A tool call whose arguments may still grow. `order` is its place among the others."""
+
+    order: int
+    id: str | None = None
+    name: str = ""
+    pieces: list[str] = field(default_factory=list)
+    value: Json = None  # arguments that came parsed
+    is_server: bool = False
+
+    def finished(self) -> ToolCall:
+        arguments = "".join(self.pieces) if self.pieces else self.value
+        return tool_call(self.id, self.name, arguments, self.is_server)
+
+
+@dataclass(slots=True)
+class Choice:
+    """One of the alternatives an answer offers; nearly always the only one."""
+
+    text: list[str] = field(default_factory=list)
+    thoughts: dict[Hashable, list[str]] = field(default_factory=dict)  # by block
+    calls: dict[Hashable, PartialCall] = field(default_factory=dict)
+    finish_reason: str | None = None
+
+    def whole_text(self) -> str | None:
+        return "".join(self.text) or None
+
+    def whole_thoughts(self) -> str | None:
+        blocks = ("".join(block) for block in self.thoughts.values())
+        return "\n\n".join(block for block in blocks if block) or None
+
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        ordered = sorted(self.calls.values(), key=lambda call: call.order)
+        return tuple(call.finished() for call in ordered)
+
+    def as_json(self, index: int) -> dict[str, Json]:
+        found: dict[str, Json] = {"index": index, "text": self.whole_text()}
+        if self.thoughts:
+            found["thoughts"] = self.whole_thoughts()
+        if self.calls:
+            found["tool_calls"] = [call.as_json() for call in self.tool_calls()]
+        found["finish_reason"] = self.finish_reason
+        return found
+
+
+@dataclass(slots=True)
+class Growing:
+    """The answer read so far."""
+
+    problems: Problems
+    is_plain: bool = False  # one JSON document, no stream
+    model: str | None = None
+    response_id: str | None = None
+    usage: Usage | None = None
+    is_usage_final: bool = False
+    error: str | None = None
+    is_terminated: bool = False
+    has_finished_item: bool = False
+    choices: dict[int, Choice] = field(default_factory=dict)
+    first_content: int | None = None  # offset behind the event that brought it
+    _offset: int = 0
+
+    def reach(self, offset: int) -> None:
+        """What is added from now on came with the event that ends at this offset."""
+        self._offset = offset
+
+    def touch(self) -> None:
+        """Content came that is added elsewhere or not at all."""
+        if self.first_content is None:
+            self.first_content = self._offset
+
+    def choice(self, index: int = 0) -> Choice:
+        return self.choices.setdefault(index, Choice())
+
+    def say(self, text: str, choice: int = 0) -> None:
+        if text:
+            self.touch()
+            self.choice(choice).text.append(text)
+
+    def think(self, text: str, block: Hashable = 0, choice: int = 0) -> None:
+        if text:
+            self.touch()
+            self.choice(choice).thoughts.setdefault(block, []).append(text)
+
+    def call(self, key: Hashable = None, choice: int = 0, order: int | None = None) -> PartialCall:
+        """The call of this key, begun where there is none yet; without a key, a new one."""
+        self.touch()
+        calls = self.choice(choice).calls
+        if key is None:
+            key = ("unnamed", len(calls))
+        if key not in calls:
+            calls[key] = PartialCall(len(calls) if order is None else order)
+        return calls[key]
+
+    def finish(self, reason: str | None, choice: int = 0) -> None:
+        if reason:
+            self.choice(choice).finish_reason = reason
+
+    def fail(self, error: str) -> None:
+        """The provider reported an error. The first one counts."""
+        self.error = self.error or error
+
+    def all_finished(self) -> bool:
+        """Whether every choice has its finish reason."""
+        return bool(self.choices) and all(c.finish_reason for c in self.choices.values())
+
+    def answer(self, body: Body) -> Answer:
+        """The answer as far as it came. `body` tells when its content arrived."""
+        first = min(self.choices, default=0)
+        main = self.choices.get(first, Choice())
+        is_whole = self.is_terminated or (self.is_plain and self._offset > 0)
+        usage = self.usage and replace(self.usage, is_final=is_whole or self.is_usage_final)
+        arrival = None
+        if self.first_content is not None and not self.is_plain:
+            arrival = body.arrival_us(self.first_content)
+        return Answer(
+            model=self.model,
+            text=main.whole_text(),
+            thoughts=main.whole_thoughts(),
+            tool_calls=main.tool_calls(),
+            usage=usage,
+            finish_reason=main.finish_reason,
+            choices=tuple(c.as_json(i) for i, c in sorted(self.choices.items()) if i != first),
+            response_id=self.response_id,
+            is_stream=not self.is_plain,
+            is_terminated=is_whole,
+            has_finished_item=self.has_finished_item,
+            error=self.error,
+            is_stream_error=self.error is not None,
+            first_content_us=arrival,
+            problems=self.problems.as_tuple(),
+        )

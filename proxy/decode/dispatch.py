@@ -1,0 +1,123 @@
+"""The way from an exchange to its meaning: the right decoder for the endpoint, behind a fence.
+
+`decode` is total: whatever the bytes are, it gives a ModelCall and says what it could not read.
+Adding a dialect is one module with `read_prompt` and `read_answer`, and one row in `_DIALECTS`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from urllib.parse import unquote
+
+from proxy.call import Answer, Json, ModelCall, Prompt
+from proxy.decode import anthropic, gemini, openai_chat, openai_responses
+from proxy.decode.accumulate import Growing
+from proxy.decode.body import Body, read_body
+from proxy.decode.failure import error_text, shortened
+from proxy.decode.framing import Event, Framing, framing_of, read_events
+from proxy.decode.jsonvalue import BROKEN, read_json
+from proxy.decode.problems import Problems
+from proxy.exchange import Exchange, Piece
+
+DECODER_VERSION = 1
+"""Raised whenever the same bytes come to mean something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How to read the two sides of one endpoint."""
+
+    read_prompt: Callable[[dict[str, Json]], Prompt]
+    read_answer: Callable[[Iterable[Event], Growing], None]
+
+
+_DIALECTS: dict[str, Dialect] = {
+    "chat.completions": Dialect(openai_chat.read_prompt, openai_chat.read_answer),
+    "responses": Dialect(openai_responses.read_prompt, openai_responses.read_answer),
+    "messages": Dialect(anthropic.read_prompt, anthropic.read_answer),
+    "generateContent": Dialect(gemini.read_prompt, gemini.read_answer),
+    "streamGenerateContent": Dialect(gemini.read_prompt, gemini.read_answer),
+}
+
+_PATH_MODEL = re.compile(
+    r"/(?:models|tunedModels|deployments)/([^/]+?)(?::\w+)?(?:/|$)|/model/(.+)/[\w-]+$"
+)
+
+
+def decode(exchange: Exchange) -> ModelCall:
+    """What the exchange means. Never raises."""
+    dialect = _DIALECTS.get(exchange.start.endpoint)
+    if dialect is None:
+        problem = f"no decoder for endpoint {exchange.start.endpoint[:80]!r}"
+        return ModelCall(Prompt(model=_path_model(exchange), problems=(problem,)), Answer())
+    return ModelCall(_prompt(exchange, dialect), _answer(exchange, dialect))
+
+
+def _prompt(exchange: Exchange, dialect: Dialect) -> Prompt:
+    problems = Problems()
+    try:
+        prompt = _read_prompt(exchange, dialect, problems)
+    except Exception as error:  # noqa: BLE001  the fence: a decoder's bug must not cost the row
+        problems.add(f"request decoder failed: {type(error).__name__}")
+        prompt = Prompt()
+    model = prompt.model or _path_model(exchange)
+    return replace(prompt, model=model, problems=prompt.problems + problems.as_tuple())
+
+
+def _read_prompt(exchange: Exchange, dialect: Dialect, problems: Problems) -> Prompt:
+    coding = exchange.request_header("content-encoding")
+    body = read_body((Piece(0, exchange.request),), coding, problems, "request")
+    if not body.data:
+        problems.add("request has no body")
+        return Prompt()
+    value = read_json(body.data, problems, "request")
+    if not isinstance(value, dict):
+        is_json = value is not BROKEN
+        problems.add("request is no JSON object" if is_json else "request is not valid JSON")
+        return Prompt()
+    return dialect.read_prompt(value)
+
+
+def _answer(exchange: Exchange, dialect: Dialect) -> Answer:
+    if exchange.head is None:
+        return Answer()
+    problems = Problems()
+    try:
+        coding = exchange.response_header("content-encoding")
+        body = read_body(exchange.response, coding, problems, "answer")
+        framing = framing_of(body.data, exchange.response_header("content-type"))
+        if exchange.head.status >= 400:
+            return _failure(body, framing, problems)
+        return _read_answer(body, framing, dialect, problems)
+    except Exception as error:  # noqa: BLE001  the fence: a decoder's bug must not cost the row
+        problems.add(f"answer decoder failed: {type(error).__name__}")
+        return Answer(problems=problems.as_tuple())
+
+
+def _read_answer(body: Body, framing: Framing, dialect: Dialect, problems: Problems) -> Answer:
+    if framing in (Framing.EMPTY, Framing.OTHER):
+        is_empty = framing is Framing.EMPTY
+        problems.add("answer has no body" if is_empty else "answer is not valid JSON")
+        return Answer(problems=problems.as_tuple())
+    growing = Growing(problems, is_plain=framing is Framing.JSON)
+    dialect.read_answer(read_events(body.data, framing, problems), growing)
+    return growing.answer(body)
+
+
+def _failure(body: Body, framing: Framing, problems: Problems) -> Answer:
+    """An answer of status 400 or more: the provider's message, or what it sent instead."""
+    values = [event.value for event in read_events(body.data, framing, Problems())]
+    message = error_text(values) or shortened(body.data[:8192].decode("utf-8", "replace"))
+    return Answer(
+        error=message or "error without a body",
+        is_stream=framing.is_stream,
+        is_terminated=True,
+        problems=problems.as_tuple(),
+    )
+
+
+def _path_model(exchange: Exchange) -> str | None:
+    found = _PATH_MODEL.search(unquote(exchange.start.target.partition("?")[0]))
+    return (found[1] or found[2]) if found else None

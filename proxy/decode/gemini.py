@@ -1,0 +1,147 @@
+"""Gemini `generateContent` and `streamGenerateContent`, on both Google hosts.
+
+A stream is a series of whole responses, each with the parts that are new, as SSE or as one JSON
+array; a plain answer is a series of one. Enums may come as integers.
+
+Source: https://ai.google.dev/api/generate-content
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from proxy.call import Json, Prompt, Usage
+from proxy.decode.accumulate import Growing
+from proxy.decode.failure import reported_error
+from proxy.decode.framing import DONE, Event
+from proxy.decode.jsonvalue import at, elements, members, string, whole, word
+from proxy.decode.prompts import (
+    joined,
+    last_user_text,
+    messages_of,
+    text_parts,
+    user_message,
+    without,
+)
+
+# google.ai.generativelanguage.v1beta.Candidate.FinishReason
+_FINISH_REASONS = (
+    *("FINISH_REASON_UNSPECIFIED", "STOP", "MAX_TOKENS", "SAFETY", "RECITATION", "OTHER"),
+    *("LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MALFORMED_FUNCTION_CALL"),
+    *("IMAGE_SAFETY", "UNEXPECTED_TOOL_CALL"),
+)
+# …GenerateContentResponse.PromptFeedback.BlockReason
+_BLOCK_REASONS = (
+    *("BLOCK_REASON_UNSPECIFIED", "SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT"),
+    "IMAGE_SAFETY",
+)
+_SYSTEM_NAMES = ("systemInstruction", "system_instruction")
+
+
+def read_prompt(body: dict[str, Json]) -> Prompt:
+    """The request of a generation. Whether it asks for a stream is said by the path alone."""
+    contents = body.get("contents")
+    history = (
+        [user_message(contents)] if isinstance(contents, str) else messages_of(body, "contents")
+    )
+    system = next((body[name] for name in _SYSTEM_NAMES if body.get(name)), None)
+    return Prompt(
+        model=(word(body.get("model")) or "").removeprefix("models/") or None,
+        system_prompt=joined(text_parts(at(system, "parts") or system)),
+        chat_history=tuple(history),
+        user_message=last_user_text(history, _typed),
+        request_params=without(body, "contents", *_SYSTEM_NAMES),
+    )
+
+
+def _typed(content: dict[str, Json]) -> list[str] | None:
+    """A content without a role is the user's; one with function responses only is no person's."""
+    if content.get("role") not in (None, "", "user"):
+        return None
+    parts = messages_of(content, "parts")
+    texts = text_parts(parts) or text_parts(content.get("content"))
+    is_result = any(
+        at(p, name) for p in parts for name in ("functionResponse", "function_response")
+    )
+    return None if is_result and not texts else texts
+
+
+def read_answer(events: Iterable[Event], answer: Growing) -> None:
+    """A response, or a series of partial ones."""
+    for number, event in enumerate(events):
+        answer.reach(event.end)
+        if event.name == DONE:
+            continue
+        value = members(event.value)
+        answer.model = word(value.get("modelVersion")) or answer.model
+        answer.response_id = word(value.get("responseId")) or answer.response_id
+        for position, candidate in enumerate(elements(value.get("candidates"))):
+            index = whole(at(candidate, "index"))
+            _read_candidate(
+                members(candidate), position if index is None else index, number, answer
+            )
+        answer.finish(_enum(at(value, "promptFeedback", "blockReason"), _BLOCK_REASONS))
+        if members(value.get("usageMetadata")):
+            answer.usage = _usage(value.get("usageMetadata"))
+        if error := reported_error(event.value):
+            answer.fail(error)
+    answer.has_finished_item = answer.is_terminated = answer.all_finished()
+
+
+def _read_candidate(candidate: dict[str, Json], index: int, event: int, answer: Growing) -> None:
+    answer.choice(index)
+    for number, part in enumerate(elements(at(candidate, "content", "parts"))):
+        # In a stream the next event goes on with the block of the last; in a plain answer each
+        # part is a block of its own.
+        _read_part(members(part), number if answer.is_plain else 0, index, answer)
+    answer.finish(_enum(candidate.get("finishReason"), _FINISH_REASONS), index)
+
+
+def _read_part(part: dict[str, Json], block: int, index: int, answer: Growing) -> None:
+    if part.get("thought") is True:
+        answer.think(string(part.get("text")), block, index)
+    else:
+        answer.say(string(part.get("text")), index)
+    if function := members(part.get("functionCall")):
+        call = answer.call(None, index)
+        call.id, call.name = word(function.get("id")), string(function.get("name"))
+        call.value = function.get("args")
+    if code := members(part.get("executableCode")):
+        call = answer.call(None, index)
+        call.id, call.name, call.is_server = word(code.get("id")), "code_execution", True
+        call.value = without(code, "id")
+    if tool := members(part.get("toolCall")):
+        call = answer.call(None, index)
+        call.id, call.name, call.is_server = word(tool.get("id")), _tool_name(tool), True
+        call.value = tool.get("args")
+    if part.get("inlineData"):
+        answer.touch()
+
+
+def _tool_name(tool: dict[str, Json]) -> str:
+    return (word(tool.get("toolType")) or word(tool.get("name")) or "tool").lower()
+
+
+def _enum(value: Json, names: tuple[str, ...]) -> str | None:
+    number = whole(value)
+    if number is None:
+        return word(value)
+    return names[number] if 0 <= number < len(names) else str(number)
+
+
+def _usage(raw: Json) -> Usage:
+    usage = members(raw)
+    prompt, thoughts = whole(usage.get("promptTokenCount")), whole(usage.get("thoughtsTokenCount"))
+    visible = whole(usage.get("candidatesTokenCount"))
+    completion = None if visible is None and thoughts is None else (visible or 0) + (thoughts or 0)
+    total = whole(usage.get("totalTokenCount"))
+    if total is None and prompt is not None and completion is not None:
+        total = prompt + completion
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=total,
+        cached_tokens=whole(usage.get("cachedContentTokenCount")),
+        reasoning_tokens=thoughts,
+        raw=raw,
+    )

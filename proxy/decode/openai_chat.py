@@ -1,0 +1,177 @@
+"""OpenAI Chat Completions, and the many servers that speak it with an accent.
+
+One reading serves plain answers (`message`) and chunks (`delta`). Known accents: usage beside
+choices, in `x_groq` or inside a choice; thoughts as `reasoning_content`, `reasoning`, `thinking`,
+`reasoning_details` or as parts of the content; tool calls without an index, or all with index 0;
+function calls of the first generation; `[DONE]` missing; an error as a chunk.
+
+Source: https://platform.openai.com/docs/api-reference/chat
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from proxy.call import Json, Prompt, Usage
+from proxy.decode.accumulate import Growing, PartialCall
+from proxy.decode.failure import reported_error
+from proxy.decode.framing import DONE, Event
+from proxy.decode.jsonvalue import at, elements, members, string, whole, word
+from proxy.decode.prompts import (
+    last_user_text,
+    messages_of,
+    openai_labels,
+    openai_session,
+    split_system,
+    text_parts,
+    without,
+)
+
+
+def read_prompt(body: dict[str, Json]) -> Prompt:
+    """The request of a chat completion."""
+    system, history = split_system(messages_of(body))
+    return Prompt(
+        model=word(body.get("model")),
+        system_prompt=system,
+        chat_history=history,
+        user_message=last_user_text(history, _typed),
+        request_params=without(body, "messages"),
+        is_stream=body.get("stream") is True,
+        session_hint=openai_session(body),
+        labels=openai_labels(body),
+    )
+
+
+def _typed(message: dict[str, Json]) -> list[str] | None:
+    return text_parts(message.get("content")) if message.get("role") == "user" else None
+
+
+def read_answer(events: Iterable[Event], answer: Growing) -> None:
+    """A completion, whole or in chunks."""
+    for event in events:
+        answer.reach(event.end)
+        if event.name == DONE:
+            answer.is_terminated = True
+            continue
+        _read_chunk(members(event.value), answer)
+        if error := reported_error(event.value):
+            answer.fail(error)
+    answer.has_finished_item = answer.all_finished()
+    answer.is_terminated = answer.is_terminated or answer.has_finished_item
+
+
+def _read_chunk(chunk: dict[str, Json], answer: Growing) -> None:
+    answer.model = word(chunk.get("model")) or answer.model
+    answer.response_id = answer.response_id or word(chunk.get("id"))
+    for position, choice in enumerate(elements(chunk.get("choices"))):
+        index = whole(at(choice, "index"))
+        _read_choice(members(choice), position if index is None else index, answer)
+    for found in (
+        chunk.get("usage"),
+        at(chunk, "x_groq", "usage"),
+        at(chunk, "choices", 0, "usage"),
+    ):
+        if members(found):
+            answer.usage = read_usage(found)
+            break
+
+
+def _read_choice(choice: dict[str, Json], index: int, answer: Growing) -> None:
+    answer.choice(index)
+    part = members(choice.get("delta")) or members(choice.get("message"))
+    _read_thoughts(part, index, answer)
+    _read_content(part.get("content"), index, answer)
+    answer.say(string(part.get("refusal")), index)
+    if part.get("content") is None:
+        answer.say(string(at(part, "audio", "transcript")), index)
+    if part.get("audio"):
+        answer.touch()
+    for call in elements(part.get("tool_calls")):
+        _read_tool_call(members(call), index, answer)
+    if function := members(part.get("function_call")):
+        _grow(answer.call("function_call", index), function)
+    for place in (choice, part):
+        answer.finish(word(place.get("finish_reason")), index)
+    answer.finish(word(at(choice, "finish_details", "type")), index)
+
+
+def _read_thoughts(part: dict[str, Json], index: int, answer: Growing) -> None:
+    """Servers that send the same thoughts under several names are read once."""
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        if found := word(part.get(name)):
+            answer.think(found, "field", index)
+            return
+    for detail in elements(part.get("reasoning_details")):
+        found = string(at(detail, "text")) or string(at(detail, "summary"))
+        answer.think(found, "field", index)
+
+
+def _read_content(content: Json, index: int, answer: Growing) -> None:
+    if isinstance(content, str):
+        answer.say(content, index)
+    for part in elements(content):
+        thinking = at(part, "thinking")
+        if thinking is None:
+            answer.say("".join(text_parts(part)) or string(at(part, "refusal")), index)
+        else:
+            answer.think("".join(text_parts(thinking)), "parts", index)
+
+
+def _read_tool_call(delta: dict[str, Json], index: int, answer: Growing) -> None:
+    call = _call_of(delta, index, answer)
+    call.id = call.id or word(delta.get("id"))
+    custom = members(delta.get("custom"))
+    if custom:
+        _grow(call, {"name": custom.get("name"), "arguments": custom.get("input")})
+    _grow(call, members(delta.get("function")))
+
+
+def _call_of(delta: dict[str, Json], choice: int, answer: Growing) -> PartialCall:
+    """The call a delta belongs to: by index; a new id on a used index begins another call.
+
+    Without an index the id decides; without either, a delta with a name begins a call and one
+    without continues the last.
+    """
+    calls = answer.choice(choice).calls
+    position, call_id = whole(delta.get("index")), word(delta.get("id"))
+    open_calls = [call for call in calls.values() if position in (None, call.order)]
+    if call_id is not None:
+        same = [call for call in open_calls if call.id in (call_id, None)]
+        if same and (position is not None or same[-1].id == call_id):
+            return same[-1]
+    elif open_calls and (position is not None or not word(at(delta, "function", "name"))):
+        return open_calls[-1]
+    return answer.call(None, choice, position)
+
+
+def _grow(call: PartialCall, function: dict[str, Json]) -> None:
+    name, arguments = string(function.get("name")), function.get("arguments")
+    if name != call.name:  # some servers repeat the whole name with every delta
+        call.name += name
+    if isinstance(arguments, str):
+        call.pieces.append(arguments)
+    elif arguments is not None:
+        call.value = arguments
+
+
+def read_usage(raw: Json) -> Usage:
+    """Usage as Chat Completions and Completions report it."""
+    usage = members(raw)
+    prompt, completion = whole(usage.get("prompt_tokens")), whole(usage.get("completion_tokens"))
+    total = whole(usage.get("total_tokens"))
+    if total is None and prompt is not None and completion is not None:
+        total = prompt + completion
+    prompt_parts = usage.get("prompt_tokens_details")
+    cached = whole(at(prompt_parts, "cached_tokens"))
+    if cached is None:  # DeepSeek; Moonshot
+        cached = whole(usage.get("prompt_cache_hit_tokens")) or whole(usage.get("cached_tokens"))
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=total,
+        cached_tokens=cached,
+        cache_write_tokens=whole(at(prompt_parts, "cache_write_tokens")),
+        reasoning_tokens=whole(at(usage, "completion_tokens_details", "reasoning_tokens")),
+        raw=raw,
+    )

@@ -1,0 +1,132 @@
+"""Every recorded exchange of the development corpus, decoded and compared with what the
+providers' own SDKs made of the same bytes, under the rules the corpus itself brings.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from proxy.decode.dispatch import decode
+from proxy.endpoints import classify
+from proxy.exchange import AnswerHead, Exchange, Outcome, Piece, Start
+
+CORPUS = Path(__file__).resolve().parents[2].parent / "shared" / "corpus"
+# Fields that other stages fill in.
+ELSEWHERE = {"session", "hashes", "no_cred"}
+# Expectations that are wrong: id and field, and why.
+WRONG: dict[tuple[str, str], str] = {}
+
+pytestmark = pytest.mark.skipif(
+    not (CORPUS / "corpus_check").is_dir(), reason="the corpus is not beside the repository"
+)
+
+
+@pytest.fixture(scope="module")
+def rules() -> Any:
+    sys.path.insert(0, str(CORPUS))
+    try:
+        return importlib.import_module("corpus_check.rules")
+    finally:
+        sys.path.remove(str(CORPUS))
+
+
+@pytest.fixture(scope="module")
+def recordings(rules: Any) -> list[Any]:
+    """The recorded model calls."""
+    found = rules.Exchange.__module__
+    load = importlib.import_module(found).load
+    return [recorded for recorded in load(str(CORPUS)).values() if recorded.kind == "call"]
+
+
+def exchange_of(recorded: Any, cuts: list[int] | None = None) -> Exchange:
+    """A recording as the gateway would have spooled it, its answer cut at these offsets."""
+    endpoint = classify(recorded.method, recorded.path.partition("?")[0])
+    assert endpoint is not None, recorded.path
+    body = recorded.response_body
+    edges = [0, *(cuts or []), len(body)]
+    return Exchange(
+        Start(
+            id=UUID(int=0),
+            at_ns=0,
+            upstream=recorded.upstream,
+            dialect=recorded.upstream_dialect,
+            endpoint=endpoint.name,
+            method=recorded.method,
+            target=recorded.path,
+            headers=tuple(recorded.request_headers.items()),
+        ),
+        recorded.request_body,
+        AnswerHead(0, recorded.status, tuple(recorded.response_headers.items())),
+        tuple(
+            Piece(at_us, body[start:end])
+            for at_us, (start, end) in enumerate(zip(edges, edges[1:], strict=False))
+        ),
+    )
+
+
+def row_of(recorded: Any, exchange: Exchange) -> dict[str, Any]:
+    """What the comparison reads of a row."""
+    call = decode(exchange)
+    answer, usage = call.answer, call.answer.usage
+    outcome = Outcome.STREAM_ERROR if answer.is_stream_error else Outcome.COMPLETE
+    if recorded.status >= 400:
+        outcome = Outcome.UPSTREAM_ERROR
+    return {
+        "status": recorded.status,
+        "outcome": outcome.value,
+        "streamed": answer.is_stream,
+        "session_id": None,
+        "model_used": call.model[:255],
+        "leaks_credential": False,
+        "system_prompt": call.prompt.system_prompt,
+        "history": len(call.prompt.chat_history),
+        "error": answer.error,
+        "text": answer.text,
+        "thoughts": answer.thoughts,
+        "tool_calls": [found.as_json() for found in answer.tool_calls] or None,
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": usage and usage.prompt_tokens,
+        "completion_tokens": usage and usage.completion_tokens,
+        "total_tokens": usage and usage.total_tokens,
+        "usage_source": "provider" if usage and usage.is_final else None,
+        "capture": {},
+    }
+
+
+def test_every_recording_is_read_as_the_providers_sdk_reads_it(
+    rules: Any, recordings: list[Any]
+) -> None:
+    differences, compared = [], Counter[str]()
+    for recorded in recordings:
+        row = row_of(recorded, exchange_of(recorded))
+        for field, expected, got, verdict in rules.compare(recorded, row, {"label": None}):
+            if verdict is None or field in ELSEWHERE or (recorded.id, field) in WRONG:
+                continue
+            compared[field] += 1
+            if not verdict:
+                differences.append((recorded.id, recorded.group, field, expected, got))
+    assert compared["text"] > 3000
+    assert not differences, f"{len(differences)} differ: {differences[:20]}"
+
+
+def test_how_an_answer_was_cut_into_pieces_changes_nothing(recordings: list[Any]) -> None:
+    chosen = random.Random(1)
+    for recorded in chosen.sample(recordings, 200):
+        length = len(recorded.response_body)
+        cuts = sorted(chosen.randrange(length) for _ in range(min(length, 50)))
+        whole, split = decode(exchange_of(recorded)), decode(exchange_of(recorded, cuts))
+        assert without_arrival(whole) == without_arrival(split), recorded.id
+
+
+def without_arrival(call: Any) -> Any:
+    from dataclasses import replace
+
+    return replace(call, answer=replace(call.answer, first_content_us=None))
