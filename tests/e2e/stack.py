@@ -1,0 +1,150 @@
+"""The whole program as its user runs it: `serve` in a process of its own, on free ports.
+
+`Stack` starts it with a configuration in the environment, finds the processes it supervises, and
+kills them. Nothing here reaches into the program.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+
+ROOT = Path(__file__).parents[2]
+START_S, WAIT_S = 30.0, 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+async def until(done: Callable[[], Awaitable[bool]], what: str, seconds: float = WAIT_S) -> None:
+    """Wait for a condition; fail with its name where it does not come."""
+    deadline = time.monotonic() + seconds
+    while not await done():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.05)
+
+
+class Stack:
+    """One running `serve`."""
+
+    def __init__(self, data_dir: Path, upstream: str, **settings: str) -> None:
+        self.port, self.admin_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.admin_url = f"http://127.0.0.1:{self.admin_port}"
+        self.data_dir = data_dir
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("AGENT_TEL", "DATABASE_"))},
+            "AGENT_TELEMETRY__DATA_DIR": str(data_dir),
+            "AGENT_TELEMETRY__GATEWAY__LISTEN": f"127.0.0.1:{self.port}",
+            "AGENT_TELEMETRY__GATEWAY__DRAIN_TIMEOUT_S": "5",
+            "AGENT_TELEMETRY__ADMIN__LISTEN": f"127.0.0.1:{self.admin_port}",
+            "AGENT_TELEMETRY__UPSTREAMS__OPENAI__URL": upstream,
+            "AGENT_TELEMETRY__UPSTREAMS__ANTHROPIC__URL": upstream,
+            "AGENT_TELEMETRY__UPSTREAMS__GEMINI__URL": upstream,
+            **{f"AGENT_TELEMETRY__{key}": value for key, value in settings.items()},
+        }
+        self.log = data_dir.with_suffix(".log")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    async def __aenter__(self) -> "Stack":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        with open(self.log, "ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "proxy", "serve"],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        await until(self.is_serving, f"the gateway answers; log: {self.log_text()}", START_S)
+
+    async def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return await asyncio.to_thread(self.process.wait, 30)
+
+    async def is_serving(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log_text()
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"{self.url}/telemetry/v1/health") as answer,
+            ):
+                return answer.status == 200
+        return False
+
+    async def readiness(self) -> str | None:
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"{self.admin_url}/readyz") as answer,
+            ):
+                return (await answer.json())["status"]
+        return None
+
+    def log_text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Another command of the program, with the same configuration."""
+        return subprocess.run(
+            [sys.executable, "-m", "proxy", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def processes(self, role: str) -> list[int]:
+        """Ids of the supervised processes of a role; `postgres` is the database's own."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        found = []
+        for pid in map(int, children.split()):
+            with contextlib.suppress(OSError):
+                arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if role.encode() in arguments or role.encode() == Path(os.fsdecode(arguments[0])).name.encode():
+                    found.append(pid)
+        return found
+
+    async def kill(self, role: str) -> None:
+        """kill -9 one process of a role, and wait until another has taken its place."""
+        before = self.processes(role)
+        assert before, f"no process of role {role}"
+        os.kill(before[0], signal.SIGKILL)
+
+        async def replaced() -> bool:
+            return len(set(self.processes(role)) - {before[0]}) >= len(before)
+
+        await until(replaced, f"{role} is started again")
+
+    async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        dsn = self.command("dsn").stdout.strip()
+        connection = await asyncpg.connect(dsn)
+        try:
+            return await connection.fetch(query, *arguments)
+        finally:
+            await connection.close()
