@@ -33,8 +33,14 @@ MESSAGE_TOKENS = 4
 NAME_TOKENS = 1
 REPLY_TOKENS = 3
 TOOLS_TOKENS = 9
-CALL_TOKENS = 7  # an only tool call of an answer
+TOOLS_IN_SYSTEM_TOKENS = 5  # they join a system message that is there already
+SCHEMA_TOKENS = 5
+CALL_TOKENS = 7  # an only tool call of a message
 PARALLEL_TOKENS = (5, 12)  # several: for their wrapper, for each
+
+# Models that read instructions of OpenAI's with any tool, and frame each answer:
+# prefix → (with tools, per answer), the first that fits.
+_REASONING_FRAMES = (("gpt-5.", (80, 3)), ("gpt-5", (80, 9)))
 
 # Anthropic's docs, "Tool use": the system prompt that tools add. Newer models than listed: same.
 ANTHROPIC_TOOLS_TOKENS = 346
@@ -109,7 +115,11 @@ class TokenCounter:
             total += MESSAGE_TOKENS + self.count(prompt.system_prompt, call.model)
         for message in prompt.chat_history:
             total += self._cached(message, call.model, dialect)
-        total += self._tools(prompt.request_params or {}, call.model, dialect)
+        params = prompt.request_params or {}
+        if tools := params.get("tools"):
+            total += self._tools(tools, call.model, dialect, bool(prompt.system_prompt))
+        if schema := _answer_schema(params):
+            total += SCHEMA_TOKENS + self.count(_as_text(schema), call.model)
         return round(total * FACTORS.get(dialect, (1.0, 1.0))[0])
 
     def estimate_completion(self, call: ModelCall, dialect: str) -> int:
@@ -122,10 +132,9 @@ class TokenCounter:
         for tool in own:
             arguments = tool.raw if tool.raw is not None else _as_text(tool.arguments)
             total += self.count(tool.name, model) + self.count(arguments, model)
-        if len(own) == 1:
-            total += CALL_TOKENS
-        elif own:
-            total += PARALLEL_TOKENS[0] + PARALLEL_TOKENS[1] * len(own)
+        total += _calls_frame(len(own))
+        if dialect == "openai":
+            total += _reasoning_frame(model)[1]
         return round(total * FACTORS.get(dialect, (1.0, 1.0))[1])
 
     def _cached(self, message: Json, model: str, dialect: str) -> int:
@@ -147,6 +156,8 @@ class TokenCounter:
         total = MESSAGE_TOKENS
         if isinstance(message, dict) and "name" in message:
             total += NAME_TOKENS
+        calls = message.get("tool_calls") if isinstance(message, dict) else None
+        total += _calls_frame(len(calls) if isinstance(calls, list) else 0)
         for item in _readable(message):
             if isinstance(item, str):
                 total += self.count(item, model)
@@ -154,12 +165,13 @@ class TokenCounter:
                 total += item.tokens(model, dialect)
         return total
 
-    def _tools(self, params: dict[str, Json], model: str, dialect: str) -> int:
-        tools = params.get("tools")
-        if not isinstance(tools, list) or not tools:
+    def _tools(self, tools: Json, model: str, dialect: str, has_system: bool) -> int:
+        if not isinstance(tools, list):
             return 0
         if dialect == "openai":
-            return TOOLS_TOKENS + self.count(as_typescript(tools), model)
+            framing = TOOLS_IN_SYSTEM_TOKENS if has_system else TOOLS_TOKENS
+            framing += _reasoning_frame(model)[0]
+            return framing + self._cached(as_typescript(tools), model, dialect)
         total = sum(self._cached(_as_text(tool), model, dialect) for tool in tools)
         return total + (ANTHROPIC_TOOLS_TOKENS if dialect == "anthropic" else 0)
 
@@ -167,6 +179,26 @@ class TokenCounter:
         length = len(text.encode("utf-8", "surrogatepass"))
         self._guessed_bytes += length
         return length // BYTES_PER_TOKEN
+
+
+def _calls_frame(count: int) -> int:
+    if count > 1:
+        return PARALLEL_TOKENS[0] + PARALLEL_TOKENS[1] * count
+    return CALL_TOKENS * count
+
+
+def _reasoning_frame(model: str) -> tuple[int, int]:
+    return next((frame for prefix, frame in _REASONING_FRAMES if model.startswith(prefix)), (0, 0))
+
+
+def _answer_schema(params: dict[str, Json]) -> Json:
+    """The schema of a structured answer: chat completions' `response_format`, Responses' `text`."""
+    wrapped = params.get("response_format")
+    holder = wrapped.get("json_schema") if isinstance(wrapped, dict) else None
+    text = params.get("text")
+    if holder is None and isinstance(text, dict):
+        holder = text.get("format")
+    return holder.get("schema") if isinstance(holder, dict) else None
 
 
 @dataclass(frozen=True, slots=True)
