@@ -137,6 +137,7 @@ class End:
     request_complete: bool = True
     request_kept: int = 0  # bytes of the body that the spool holds; less than the above: truncated
     response_kept: int = 0
+    is_recorded_elsewhere: bool = False  # by a gateway behind this one: makes no row here
 
     def to_bytes(self) -> bytes:
         return orjson.dumps(self)

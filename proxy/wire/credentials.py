@@ -1,0 +1,104 @@
+"""Credentials: which parts of a request's head are secret, and what may be told of them.
+
+Pure. Nothing here forwards or stores a credential: it names them, masks them out of what the spool
+keeps, and turns each into a `Secret` (length and keyed hash), by which the recorder finds copies of
+it in bodies. Values under 16 characters are placeholders such as `test` and are no secrets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from hashlib import blake2b
+from urllib.parse import unquote_to_bytes
+
+from proxy.exchange import Secret
+from proxy.wire.fields import Fields
+
+MASK = "[REDACTED]"
+SECRET_BYTES_MIN = 16
+
+# Where agents put a provider's key. The configured key of an upstream replaces all of them.
+KEY_HEADERS = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key"})
+KEY_PARAMETERS = frozenset({b"key"})
+
+_SECRET_NAME = re.compile(
+    rb"auth|api-?key|token|secret|passw|credential|cookie|signature|(?:^|-)key(?:$|-)"
+)
+# Named like a secret, and none.
+_OPEN_NAMES = frozenset({b"idempotency-key", b"x-idempotency-key", b"sec-websocket-key"})
+_SCHEME = re.compile(rb"(?i)(?:bearer|basic|token)\s+")
+
+# Query parameters of model calls that carry no secret; every other value is masked in the record.
+KEPT_PARAMETERS = frozenset(
+    {b"alt", b"api-version", b"beta", b"model", b"stream", b"$alt", b"prettyprint"}
+)
+
+
+def in_head(fields: Fields, query: bytes | None) -> tuple[bytes, ...]:
+    """Every credential of a request's head, without its scheme, in order, once each."""
+    found: dict[bytes, None] = {}
+    for name, _, value in fields:
+        if name in _OPEN_NAMES or not _SECRET_NAME.search(name):
+            continue
+        parts = _cookie_values(value) if b"cookie" in name else (without_scheme(value),)
+        found.update(dict.fromkeys(parts))
+    for name, value in parameters(query):
+        if name.lower() not in KEPT_PARAMETERS:
+            found[unquote_to_bytes(value)] = None
+            found[value] = None
+    return tuple(value for value in found if len(value) >= SECRET_BYTES_MIN)
+
+
+def without_scheme(value: bytes) -> bytes:
+    """The credential of an Authorization header: `Bearer X` and `Basic X` give X."""
+    scheme = _SCHEME.match(value)
+    return value[scheme.end() :] if scheme else value
+
+
+def as_secrets(credentials: Iterable[bytes], salt: bytes) -> tuple[Secret, ...]:
+    return tuple(
+        Secret(len(value), blake2b(value, digest_size=16, key=salt).hexdigest())
+        for value in credentials
+    )
+
+
+def masked(text: bytes, credentials: Iterable[bytes]) -> str:
+    """The text as ISO-8859-1 with every credential in it masked."""
+    for value in credentials:
+        if value in text:
+            text = text.replace(value, MASK.encode())
+    return text.decode("latin-1")
+
+
+def masked_target(path: bytes, query: bytes | None, credentials: Iterable[bytes]) -> str:
+    """Path and query for the record: only the values of known, open parameters stay."""
+    if query is None:
+        return masked(path, credentials)
+    kept = "&".join(
+        part
+        if part.partition("=")[0].lower().encode("latin-1") in KEPT_PARAMETERS
+        else part.partition("=")[0] + "=" + MASK
+        for part in masked(query, credentials).split("&")
+    )
+    return f"{masked(path, credentials)}?{kept}"
+
+
+def parameters(query: bytes | None) -> list[tuple[bytes, bytes]]:
+    """The parameters of a query as sent, not decoded."""
+    if not query:
+        return []
+    pairs = (part.partition(b"=") for part in query.split(b"&"))
+    return [(name, value) for name, _, value in pairs]
+
+
+def without_key_parameter(query: bytes | None) -> bytes | None:
+    """The query without the agent's own key; the rest unchanged."""
+    if query is None or not any(name in KEY_PARAMETERS for name, _ in parameters(query)):
+        return query
+    kept = [p for p in query.split(b"&") if p.partition(b"=")[0] not in KEY_PARAMETERS]
+    return b"&".join(kept) or None
+
+
+def _cookie_values(value: bytes) -> list[bytes]:
+    return [part.partition(b"=")[2].strip() for part in value.split(b";")]

@@ -1,0 +1,64 @@
+"""Refusals: the answers this gateway gives itself, in the error shape of the dialect. Pure.
+
+An SDK shows its user `message` of such a body, so the text says what happened and what to do. It
+never holds anything of the request, its headers, its query or the provider's answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    504: "timeout_error",
+}
+_GEMINI_STATUSES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer in place of the provider's: status, and a text for the agent's user."""
+
+    status: int
+    text: str
+    dialect: str = "openai"
+
+    @property
+    def body(self) -> bytes:
+        return orjson.dumps(_shape(self.dialect, self.status, f"agent-telemetry: {self.text}"))
+
+    @property
+    def status_line(self) -> bytes:
+        return b"HTTP/1.1 %d %b\r\n" % (self.status, HTTPStatus(self.status).phrase.encode())
+
+
+def _shape(dialect: str, status: int, message: str) -> dict[str, Any]:
+    match dialect:
+        case "anthropic":
+            kind = _ANTHROPIC_TYPES.get(status, "api_error")
+            return {"type": "error", "error": {"type": kind, "message": message}}
+        case "gemini":
+            name = _GEMINI_STATUSES.get(status, "UNAVAILABLE")
+            return {"error": {"code": status, "message": message, "status": name}}
+        case "ollama":
+            return {"error": message}
+        case "bedrock" | "cohere":
+            return {"message": message}
+        case _:
+            kind = "invalid_request_error" if status < 500 else "api_error"
+            return {"error": {"message": message, "type": kind, "param": None, "code": None}}

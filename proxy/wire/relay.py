@@ -1,0 +1,455 @@
+"""Relay: one request of an agent to its upstream, and the answer back, as bytes.
+
+A `Call` lives as long as one request. Bodies are streamed both ways with back-pressure and are
+appended to the tap before they go on. Its rules:
+
+- A fault before the answer's head becomes an error answer; after it, the agent's connection is
+  cut, so a broken answer never looks whole.
+- The agent leaving cancels the handler, wherever it waits; the record is finished in synchronous
+  code, and the upstream's connection is closed at once.
+- A request is sent again only if a kept connection broke before any byte of the answer came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import cast
+
+from aiohttp import HttpVersion11, web
+
+from proxy.config import Config
+from proxy.exchange import Outcome, Start
+from proxy.wire import credentials, fields, headers
+from proxy.wire.admission import Admission, Admitted
+from proxy.wire.agent import AgentConnection, Relayed, refusal_bytes
+from proxy.wire.connection import Connection, Framing, Head, UpstreamFault, UpstreamReset
+from proxy.wire.refusals import Refusal
+from proxy.wire.tap import Sink, Tap, mint_id
+from proxy.wire.upstream import Upstream, upstreams_of
+from proxy.wire.websocket import tunnel
+
+REPLAY_BYTES_MAX = 1024 * 1024  # of a request's body, kept until the answer begins
+CONTINUE_AFTER_S = 1.0  # what curl waits for a 100 before it sends its body
+
+_log = logging.getLogger("proxy.wire")
+
+
+@dataclass(slots=True)
+class Stats:
+    """Plain counters of one gateway process."""
+
+    active: int = 0
+    recorded: int = 0
+    passthrough: int = 0
+    refused: int = 0
+    websockets: int = 0
+    tap_faults: int = 0
+
+    def count_tap_fault(self) -> None:
+        self.tap_faults += 1
+
+
+class Relay:
+    """What all calls of a gateway share."""
+
+    def __init__(self, config: Config, sink: Sink | None) -> None:
+        self.admission = Admission(config)
+        self.upstreams = upstreams_of(config)
+        self.sink = sink
+        self.stats = Stats()
+        self.room = config.capture.max_body_bytes
+        self.idle_timeout_s = config.gateway.idle_timeout_s
+        self.adds_id = config.gateway.id_header
+        self.refuses_when_full = config.spool.when_full == "refuse"
+        self.salt = os.urandom(32)
+        self.is_draining = False
+        self.is_stopped = False
+        self._quiet: asyncio.Future[None] | None = None
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """aiohttp's handler."""
+        self.stats.active += 1
+        try:
+            return await Call(self, request).run()
+        finally:
+            self.stats.active -= 1
+            if self.stats.active == 0 and self._quiet is not None and not self._quiet.done():
+                self._quiet.set_result(None)
+
+    async def quiet(self) -> None:
+        """Wait until no call is open."""
+        if self.stats.active:
+            self._quiet = asyncio.get_running_loop().create_future()
+            await self._quiet
+
+    def close(self) -> None:
+        for upstream in self.upstreams.values():
+            upstream.close()
+
+
+class Call:
+    """One request and its answer."""
+
+    __slots__ = (
+        "_agent",
+        "_agent_fault",
+        "_answer_began",
+        "_at_ns",
+        "_began_ns",
+        "_connection",
+        "_fields",
+        "_is_continued",
+        "_is_http_1_1",
+        "_keeps_alive",
+        "_relay",
+        "_replay",
+        "_request",
+        "_row_id",
+        "_tap",
+        "_upload",
+    )
+
+    def __init__(self, relay: Relay, request: web.BaseRequest) -> None:
+        self._at_ns = time.time_ns()
+        self._began_ns = time.monotonic_ns()
+        self._relay = relay
+        self._request = request
+        self._agent = cast(AgentConnection, request.protocol)
+        self._fields = fields.from_raw(request.raw_headers)
+        self._is_http_1_1 = request.version >= HttpVersion11
+        self._keeps_alive = self._is_http_1_1 and request.keep_alive
+        self._tap: Tap | None = None
+        self._row_id: str | None = None
+        self._connection: Connection | None = None
+        self._upload: asyncio.Task[None] | None = None
+        self._replay: list[bytes] | None = []
+        self._answer_began = False
+        self._is_continued = False
+        self._agent_fault: Refusal | None = None
+
+    async def run(self) -> web.StreamResponse:
+        request = self._request
+        decision = self._relay.admission.decide(
+            request.method,
+            request.raw_path.encode("utf-8", "surrogateescape"),
+            self._fields,
+            is_http_1_0=not self._is_http_1_1,
+        )
+        if isinstance(decision, Refusal):
+            return self._refuse_unrecorded(decision)
+        if decision.endpoint is not None and self._relay.sink is not None:
+            if self._relay.sink.is_full and self._relay.refuses_when_full:
+                return self._refuse_unrecorded(_FULL, decision.dialect)
+            self._open_tap(decision, self._relay.sink)
+        self._count(decision)
+        try:
+            return await self._exchange(decision)
+        except UpstreamFault as fault:
+            return self._answer_fault(decision, fault)
+        except ConnectionError:
+            self._end(Outcome.CLIENT_DISCONNECTED, "the agent closed the connection")
+            return Relayed(keeps_alive=False)
+        except TimeoutError:
+            self._end(Outcome.CLIENT_DISCONNECTED, "the agent stopped reading the answer")
+            self._agent.abort()
+            return Relayed(keeps_alive=False)
+        except asyncio.CancelledError:
+            self._end_cancelled()
+            raise
+        finally:
+            self._clean_up(decision)
+
+    # --- the request
+
+    async def _exchange(self, admitted: Admitted) -> web.StreamResponse:
+        upstream = self._relay.upstreams[admitted.origin.name]
+        head = await self._ask(admitted, upstream)
+        connection = cast(Connection, self._connection)
+        if head.status == 101:
+            return await self._switch(admitted, connection, head)
+        await self._relay_answer(admitted, connection, head)
+        is_whole = self._upload is None or self._upload.done()
+        return Relayed(keeps_alive=self._keeps_alive and is_whole)
+
+    async def _ask(self, admitted: Admitted, upstream: Upstream) -> Head:
+        """Send the request; the final head of the answer. One retry for a stale connection."""
+        self._connection = upstream.take_idle()
+        if self._connection is not None:
+            try:
+                return await self._head(admitted, self._connection)
+            except UpstreamReset:
+                if self._connection.has_answered or self._replay is None or self._agent_fault:
+                    raise
+            self._stop_upload()
+            self._connection.finish()
+        self._connection = None
+        self._connection = await upstream.connect()
+        return await self._head(admitted, self._connection)
+
+    async def _head(self, admitted: Admitted, connection: Connection) -> Head:
+        connection.begin(is_head_only=self._request.method == "HEAD")
+        self._send_request(admitted, connection)
+        while True:
+            head = await connection.head()
+            if not head.is_interim:
+                break
+            self._pass_interim(head)
+        if head.status == 101 and not admitted.is_websocket:
+            raise UpstreamReset("the upstream switched protocols unasked")
+        return head
+
+    def _send_request(self, admitted: Admitted, connection: Connection) -> None:
+        origin = admitted.origin
+        lines = headers.to_upstream(
+            self._fields, origin.host, origin.key, keeps_upgrade=admitted.is_websocket
+        )
+        method = self._request.method.encode()
+        start = b"%b %b HTTP/1.1\r\n" % (method, admitted.target)
+        head = b"".join((start, *lines, b"\r\n"))
+        is_chunked = fields.first(self._fields, b"transfer-encoding") is not None
+        for piece in self._replay or ():
+            head += _chunk(piece) if is_chunked else piece
+        content = self._request.content
+        if not content.is_eof():
+            connection.write(head)
+            upload = self._send_body(connection, is_chunked)
+            self._upload = asyncio.get_running_loop().create_task(upload, name="upload")
+            return
+        rest = content.read_nowait()
+        if rest:
+            self._take(rest)
+            head += _chunk(rest) if is_chunked else rest
+        self._finish_request(connection, head, is_chunked)
+
+    async def _send_body(self, connection: Connection, is_chunked: bool) -> None:
+        """Pass the request's body on as it arrives, while the answer may already be coming."""
+        content = self._request.content
+        patience = self._expect_continue()
+        try:
+            while True:
+                async with asyncio.timeout(self._relay.idle_timeout_s):
+                    piece = await content.readany()
+                if not piece:
+                    break
+                self._is_continued = True
+                self._take(piece)
+                connection.write(_chunk(piece) if is_chunked else piece)
+                await connection.drain()
+            self._finish_request(connection, b"", is_chunked)
+        except TimeoutError:
+            self._agent_fault = Refusal(408, "the body of the request stopped arriving")
+            connection.abort()
+        except (web.RequestPayloadError, ConnectionError, RuntimeError):
+            # RuntimeError: what aiohttp's reader raises once its connection is closed.
+            self._agent_fault = Refusal(400, "the body of the request is broken")
+            connection.abort()
+        finally:
+            if patience is not None:
+                patience.cancel()
+
+    def _take(self, piece: bytes) -> None:
+        """Append a piece of the request before it goes on, and keep it for a retry."""
+        if self._tap is not None:
+            self._tap.request(piece)
+        if self._replay is not None:
+            self._replay.append(piece)
+            if sum(map(len, self._replay)) > REPLAY_BYTES_MAX:
+                self._replay = None
+
+    def _finish_request(self, connection: Connection, last: bytes, is_chunked: bool) -> None:
+        if self._tap is not None:
+            self._tap.request_complete()
+        if is_chunked:
+            last += b"0\r\n\r\n"
+        if last:
+            connection.write(last)
+        connection.sent()
+
+    # --- interim answers
+
+    def _expect_continue(self) -> asyncio.TimerHandle | None:
+        """An agent that waits for `100 Continue` gets it from us if the upstream sends none."""
+        expectation = fields.first(self._fields, b"expect")
+        if expectation is None or expectation.strip().lower() != b"100-continue":
+            self._is_continued = True
+            return None
+        return asyncio.get_running_loop().call_later(CONTINUE_AFTER_S, self._continue)
+
+    def _continue(self) -> None:
+        if not self._is_continued and not self._answer_began and self._agent.transport:
+            self._is_continued = True
+            self._agent.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _pass_interim(self, head: Head) -> None:
+        if not self._is_http_1_1:
+            return
+        if head.status == 100:
+            self._continue()
+            return
+        lines = headers.to_agent(head.fields, None)
+        self._agent.send(b"".join((_status_line(head), *lines, b"\r\n")))
+
+    # --- the answer
+
+    async def _relay_answer(self, admitted: Admitted, connection: Connection, head: Head) -> None:
+        """Pass head and body on, each piece as it arrives, each appended before it is released."""
+        self._replay = None
+        agent, tap = self._agent, self._tap
+        is_chunked = self._is_http_1_1 and head.framing in (Framing.CHUNKED, Framing.CLOSE)
+        out = self._answer_head(admitted, head, is_chunked)
+        outcome = Outcome.COMPLETE if head.status < 400 else Outcome.UPSTREAM_ERROR
+        while not connection.is_drained:
+            if out and not connection.has_piece:
+                agent.send(out)
+                out = b""
+            piece = await connection.read()
+            if not piece:
+                break
+            if tap is not None:
+                tap.response(piece)
+            out += _chunk(piece) if is_chunked else piece
+            if connection.is_drained:
+                break
+            agent.send(out)
+            out = b""
+            if agent.writing_paused:
+                await self._drain_agent()
+        self._end(outcome)
+        if is_chunked:
+            out += b"0\r\n\r\n"
+        if out:
+            agent.send(out)
+        if agent.writing_paused:
+            await self._drain_agent()
+
+    def _answer_head(self, admitted: Admitted, head: Head, is_chunked: bool) -> bytes:
+        self._answer_began = True
+        is_recorded_elsewhere = fields.first(head.fields, headers.ID) is not None
+        if self._tap is not None:
+            kept = headers.kept_of_answer(head.fields, admitted.credentials)
+            self._tap.head(head.status, kept, is_recorded_elsewhere=is_recorded_elsewhere)
+        lines = headers.to_agent(head.fields, self._row_id)
+        if is_chunked:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        if self._relay.is_draining or (self._upload is not None and not self._upload.done()):
+            self._keeps_alive = False
+        if not self._keeps_alive:
+            lines.append(b"Connection: close\r\n")
+        return b"".join((_status_line(head), *lines, b"\r\n"))
+
+    async def _drain_agent(self) -> None:
+        async with asyncio.timeout(self._relay.idle_timeout_s):
+            await self._agent.drain()
+
+    async def _switch(
+        self, admitted: Admitted, connection: Connection, head: Head
+    ) -> web.StreamResponse:
+        self._answer_began = True
+        lines = headers.to_agent(head.fields, None)
+        switch = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        self._agent.send(b"".join((_status_line(head), *lines, switch)))
+        await tunnel(self._agent, connection)
+        return Relayed(keeps_alive=False)
+
+    # --- the record
+
+    def _open_tap(self, admitted: Admitted, sink: Sink) -> None:
+        assert admitted.endpoint is not None
+        relay = self._relay
+        start = Start(
+            mint_id(self._at_ns),
+            self._at_ns,
+            admitted.origin.name,
+            admitted.dialect,
+            admitted.endpoint.name,
+            self._request.method,
+            admitted.recorded_target,
+            headers.kept_of_request(self._fields, admitted.credentials),
+            admitted.labels,
+            admitted.content,
+            relay.salt.hex(),
+            credentials.as_secrets(admitted.credentials, relay.salt),
+        )
+        count_fault = relay.stats.count_tap_fault
+        self._tap = Tap.open(sink, start, self._began_ns, relay.room, count_fault)
+        if self._tap is not None and relay.adds_id:
+            self._row_id = str(start.id)
+
+    def _count(self, admitted: Admitted) -> None:
+        stats = self._relay.stats
+        if self._tap is not None:
+            stats.recorded += 1
+        else:
+            stats.passthrough += 1
+            stats.websockets += admitted.is_websocket
+            path = admitted.recorded_target.partition("?")[0]
+            _log.debug("forwarding %s %s %r", self._request.method, admitted.origin.name, path)
+
+    def _end(self, outcome: Outcome, error: str | None = None) -> None:
+        if self._tap is not None:
+            self._tap.end(outcome, error)
+
+    def _end_cancelled(self) -> None:
+        if self._relay.is_stopped:
+            self._end(Outcome.PROXY_CRASHED, "the gateway was stopped during the call")
+        else:
+            self._end(Outcome.CLIENT_DISCONNECTED, "the agent closed the connection")
+
+    # --- refusals and faults
+
+    def _refuse_unrecorded(self, refusal: Refusal, dialect: str | None = None) -> Relayed:
+        self._relay.stats.refused += 1
+        if dialect is not None:
+            refusal = Refusal(refusal.status, refusal.text, dialect)
+        if self._agent.transport is not None:
+            self._agent.send(refusal_bytes(refusal))
+        return Relayed(keeps_alive=False)
+
+    def _answer_fault(self, admitted: Admitted, fault: UpstreamFault) -> Relayed:
+        """Before the answer began: an error answer, recorded as what the agent saw. Else: cut."""
+        outcome, refusal = fault.outcome, Refusal(fault.status, str(fault), admitted.dialect)
+        if self._agent_fault is not None:
+            outcome = Outcome.CLIENT_DISCONNECTED
+            refusal = Refusal(self._agent_fault.status, self._agent_fault.text, admitted.dialect)
+        if self._answer_began:
+            self._end(outcome, refusal.text)
+            self._agent.abort()
+            return Relayed(keeps_alive=False)
+        if self._tap is not None:
+            self._tap.head(refusal.status, (("content-type", "application/json"),))
+            self._tap.response(refusal.body)
+        self._end(outcome, refusal.text)
+        extra = [b"%b: %b\r\n" % (headers.ID, self._row_id.encode())] if self._row_id else []
+        if self._agent.transport is not None:
+            self._agent.send(refusal_bytes(refusal, *extra))
+        return Relayed(keeps_alive=False)
+
+    # --- the end
+
+    def _clean_up(self, admitted: Admitted) -> None:
+        """Whatever happened: no task, no open record, no connection in an unknown state."""
+        self._stop_upload()
+        if self._connection is not None:
+            self._relay.upstreams[admitted.origin.name].give_back(self._connection)
+        self._end(Outcome.PROXY_CRASHED, "an error inside the gateway")
+
+    def _stop_upload(self) -> None:
+        if self._upload is not None and not self._upload.done():
+            self._upload.cancel()
+
+
+_FULL = Refusal(
+    503, "the spool is full (spool.when_full = refuse); see agent-telemetry spool status"
+)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _status_line(head: Head) -> bytes:
+    return b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)

@@ -1,0 +1,125 @@
+"""Server: the gateway as a whole: its listening socket, its connections, and its end.
+
+aiohttp parses requests (its C parser only: the pure-Python one accepts ambiguous framing) and
+manages keep-alive; everything that is forwarded is written by the relay. aiohttp's own loggers are
+silenced, since they log what they could not parse, keys included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+
+from aiohttp import http_parser
+
+from proxy.config import Config, split_listen
+from proxy.errors import ProxyError
+from proxy.wire.agent import AgentConnection, AgentServer
+from proxy.wire.relay import Relay, Stats
+from proxy.wire.tap import Sink
+from proxy.wire.upstream import HEAD_FACTOR
+
+KEEPALIVE_S = 75.0
+BACKLOG = 1024
+_ABORT_WAIT_S = 5.0
+_AIOHTTP_LOGGERS = ("access", "client", "internal", "server", "web", "websocket")
+
+
+class Gateway:
+    """One gateway worker: `start`, then `drain` or `close`, once."""
+
+    def __init__(self, config: Config, sink: Sink | None) -> None:
+        """`sink` None: forward only. Raises ConfigError, or ProxyError without the C parser."""
+        _require_c_parser()
+        _silence_aiohttp()
+        self._config = config
+        self._relay = Relay(config, sink)
+        self._server: AgentServer | None = None
+        self._listener: asyncio.Server | None = None
+
+    @property
+    def stats(self) -> Stats:
+        return self._relay.stats
+
+    @property
+    def connections(self) -> int:
+        """Open connections from agents."""
+        return len(self._server.connections) if self._server else 0
+
+    @property
+    def addresses(self) -> list[object]:
+        """Where the gateway listens: (host, port, …) or a path, per socket."""
+        sockets = self._listener.sockets if self._listener else ()
+        return [listening.getsockname() for listening in sockets]
+
+    async def start(self, sock: socket.socket | None = None) -> None:
+        """Serve on a socket that listens already, else on gateway.listen."""
+        gateway = self._config.gateway
+        loop = asyncio.get_running_loop()
+        server = self._server = AgentServer(
+            self._relay.handle,
+            header_timeout_s=gateway.header_timeout_s,
+            head_bytes_max=gateway.max_header_bytes * HEAD_FACTOR,
+            connections_max=gateway.max_connections,
+            keepalive_timeout=KEEPALIVE_S,
+            access_log=None,
+            auto_decompress=False,
+            max_line_size=gateway.max_header_bytes,
+            max_field_size=gateway.max_header_bytes,
+            max_headers=gateway.max_headers,
+        )
+        where = split_listen(gateway.listen)
+        if sock is not None:
+            self._listener = await loop.create_server(server, sock=sock, backlog=BACKLOG)
+        elif isinstance(where, tuple):
+            self._listener = await loop.create_server(server, *where, backlog=BACKLOG)
+        else:
+            self._listener = await loop.create_unix_server(server, str(where), backlog=BACKLOG)
+
+    async def drain(self) -> None:
+        """Stop accepting, let calls end for up to drain_timeout_s, then cut and record the rest."""
+        self._relay.is_draining = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in self._open():
+            if connection.is_idle:
+                connection.force_close()
+        await self._until_quiet(self._config.gateway.drain_timeout_s)
+        await self.close()
+
+    async def close(self) -> None:
+        """Cut whatever is open, record it, and return when every call has ended."""
+        self._relay.is_draining = self._relay.is_stopped = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in self._open():
+            connection.abort()
+        await self._until_quiet(_ABORT_WAIT_S)
+        self._relay.close()
+
+    def _open(self) -> list[AgentConnection]:
+        connections = self._server.connections if self._server else []
+        return [c for c in connections if isinstance(c, AgentConnection)]
+
+    async def _until_quiet(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._relay.quiet()
+        except TimeoutError:
+            pass
+
+
+def _require_c_parser() -> None:
+    if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise ProxyError(
+            "aiohttp runs without its C parser, which is not safe for a gateway; unset "
+            "AIOHTTP_NO_EXTENSIONS and install a wheel of aiohttp for this platform"
+        )
+
+
+def _silence_aiohttp() -> None:
+    for name in _AIOHTTP_LOGGERS:
+        logger = logging.getLogger(f"aiohttp.{name}")
+        logger.handlers = [logging.NullHandler()]
+        logger.propagate = False

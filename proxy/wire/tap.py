@@ -1,0 +1,192 @@
+"""Tap: the recorder of one exchange on the byte path.
+
+It counts, hashes and appends what passes, and knows nothing of HTTP or of sockets. Its rules:
+
+- What is relayed is appended before it is released, and the end before the last byte, so a call
+  that an agent saw whole is whole in the sink.
+- It is fenced: a fault inside is counted and nothing more is kept; the call never notices.
+- What is kept of a body is a prefix of it: after `max_body_bytes`, or the first piece that the sink
+  did not take, the rest is only counted and hashed.
+- It ends once. Later ends, and pieces after the end, are ignored.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Protocol
+from uuid import UUID
+
+from proxy.exchange import AnswerHead, End, Headers, Outcome, Start
+
+
+class Sink(Protocol):
+    """Where exchanges go. Its methods never block and never raise; False: not kept, and counted."""
+
+    @property
+    def is_full(self) -> bool: ...
+
+    def start(self, start: Start) -> bool: ...
+
+    def request(self, id: UUID, at_us: int, data: bytes) -> bool: ...
+
+    def head(self, id: UUID, head: AnswerHead) -> bool: ...
+
+    def response(self, id: UUID, at_us: int, data: bytes) -> bool: ...
+
+    def end(self, id: UUID, end: End) -> bool: ...
+
+
+def mint_id(at_ns: int) -> UUID:
+    """A UUIDv7 (RFC 9562 §5.7): milliseconds, 12 bits of their fraction, 62 random bits."""
+    ms, rest_ns = divmod(at_ns, 1_000_000)
+    fraction = rest_ns * 4096 // 1_000_000
+    tail = int.from_bytes(os.urandom(8)) >> 2
+    return UUID(int=(ms & (1 << 48) - 1) << 80 | 7 << 76 | fraction << 64 | 2 << 62 | tail)
+
+
+class _Body:
+    """One body as it passes: its bytes, its hash, and how much of it the sink holds."""
+
+    __slots__ = ("hash", "is_kept", "kept", "room", "size")
+
+    def __init__(self, room: int) -> None:
+        self.hash = sha256()
+        self.size = 0
+        self.kept = 0
+        self.room = room
+        self.is_kept = True
+
+    def count(self, data: bytes) -> bytes:
+        """Count a piece; what of it is to be kept."""
+        self.hash.update(data)
+        self.size += len(data)
+        if not self.is_kept:
+            return b""
+        room = self.room - self.kept
+        if len(data) <= room:
+            return data
+        self.is_kept = False
+        return data[:room]
+
+    def settle(self, data: bytes, was_taken: bool) -> None:
+        if was_taken:
+            self.kept += len(data)
+        else:
+            self.is_kept = False
+
+
+class Tap:
+    """Begun by `open`; every method is safe to call at any time."""
+
+    __slots__ = (
+        "_answer",
+        "_began",
+        "_id",
+        "_is_on",
+        "_is_recorded_elsewhere",
+        "_on_fault",
+        "_request",
+        "_request_is_complete",
+        "_sink",
+    )
+
+    def __init__(
+        self, sink: Sink, id: UUID, began_ns: int, room: int, on_fault: Callable[[], None]
+    ) -> None:
+        self._sink = sink
+        self._id = id
+        self._began = began_ns
+        self._request = _Body(room)
+        self._answer = _Body(room)
+        self._on_fault = on_fault
+        self._is_on = True
+        self._request_is_complete = False
+        self._is_recorded_elsewhere = False
+
+    @classmethod
+    def open(
+        cls, sink: Sink, start: Start, began_ns: int, room: int, on_fault: Callable[[], None]
+    ) -> Tap | None:
+        """A tap on the call, or None where the sink does not take it.
+
+        `began_ns` is the arrival on the monotonic clock, `room` what is kept of each body.
+        """
+        try:
+            return cls(sink, start.id, began_ns, room, on_fault) if sink.start(start) else None
+        except Exception:  # noqa: BLE001  the fence: no fault of recording reaches the call
+            on_fault()
+            return None
+
+    def request(self, data: bytes) -> None:
+        """A piece of the request's body, before it is sent to the upstream."""
+        if not self._is_on:
+            return
+        try:
+            kept = self._request.count(data)
+            if kept:
+                taken = self._sink.request(self._id, self._now_us(), kept)
+                self._request.settle(kept, taken)
+        except Exception:  # noqa: BLE001  the fence, as above
+            self._fail()
+
+    def request_complete(self) -> None:
+        """The agent has sent its request to the end."""
+        self._request_is_complete = True
+
+    def head(self, status: int, headers: Headers, *, is_recorded_elsewhere: bool = False) -> None:
+        """The head of the final answer, before it is released."""
+        if not self._is_on:
+            return
+        self._is_recorded_elsewhere = is_recorded_elsewhere
+        try:
+            self._sink.head(self._id, AnswerHead(self._now_us(), status, headers))
+        except Exception:  # noqa: BLE001  the fence, as above
+            self._fail()
+
+    def response(self, data: bytes) -> None:
+        """A piece of the answer's body, before it is released to the agent."""
+        if not self._is_on:
+            return
+        try:
+            kept = self._answer.count(data)
+            if kept:
+                taken = self._sink.response(self._id, self._now_us(), kept)
+                self._answer.settle(kept, taken)
+        except Exception:  # noqa: BLE001  the fence, as above
+            self._fail()
+
+    def end(self, outcome: Outcome, error: str | None = None) -> None:
+        """How the call ended; the first end counts."""
+        if not self._is_on:
+            return
+        self._is_on = False
+        try:
+            self._sink.end(self._id, self._end(outcome, error))
+        except Exception:  # noqa: BLE001  the fence, as above
+            self._on_fault()
+
+    def _end(self, outcome: Outcome, error: str | None) -> End:
+        return End(
+            self._now_us(),
+            outcome,
+            error,
+            request_bytes=self._request.size,
+            response_bytes=self._answer.size,
+            request_sha256=self._request.hash.hexdigest(),
+            response_sha256=self._answer.hash.hexdigest(),
+            request_complete=self._request_is_complete,
+            request_kept=self._request.kept,
+            response_kept=self._answer.kept,
+            is_recorded_elsewhere=self._is_recorded_elsewhere,
+        )
+
+    def _fail(self) -> None:
+        """Nothing more is kept but the end, so that the exchange does not stay open for ever."""
+        self._request.is_kept = self._answer.is_kept = False
+        self._on_fault()
+
+    def _now_us(self) -> int:
+        return (time.monotonic_ns() - self._began) // 1000
