@@ -2,8 +2,8 @@
 
     python bench/token_accuracy.py CORPUS_DIR
 
-Hides the usage of each recorded call, estimates it, and prints a Markdown table per dialect:
-median and 95th percentile of the absolute error. `text` rows leave out calls with images, files,
+Hides the usage of each recorded call, estimates it, and prints a Markdown table per provider and
+endpoint: median and 95th percentile of the absolute error. `text` rows leave out calls with images, files,
 hidden reasoning, tools that the provider runs and context that is not on the wire.
 """
 
@@ -34,7 +34,7 @@ class Sample:
     """One recorded call with reported usage beside its estimate."""
 
     id: str
-    dialect: str
+    provider: str
     endpoint: str
     model: str
     is_plain: bool
@@ -65,10 +65,10 @@ def _sample(record: dict, counter: TokenCounter) -> Sample | None:
     usage = call.answer.usage
     if usage is None or not usage.is_final or not usage.prompt_tokens:
         return None
-    estimate = counter.estimate(call, endpoint.dialect)
+    estimate = counter.estimate(call, endpoint.name)
     return Sample(
         record["id"],
-        endpoint.dialect,
+        record["provider"],
         endpoint.name,
         call.model,
         _is_plain(call, base64.b64decode(request["body_b64"] or "")),
@@ -110,11 +110,11 @@ def _is_plain(call: ModelCall, body: bytes) -> bool:
 
 
 def _table(found: list[Sample]) -> Iterator[str]:
-    yield "| dialect | calls | prompt median | prompt p95 | completion median | completion p95 |"
+    yield "| calls of | number | prompt, median | prompt, p95 | completion, median | completion, p95 |"
     yield "|---|---:|---:|---:|---:|---:|"
     groups: dict[str, list[Sample]] = {}
     for sample in found:
-        name = f"{sample.dialect} {sample.endpoint}"
+        name = f"{sample.provider} {sample.endpoint}"
         groups.setdefault(f"{name}, all", []).append(sample)
         if sample.is_plain:
             kind = "text and tools" if sample.has_tools else "text"

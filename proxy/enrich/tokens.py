@@ -27,26 +27,44 @@ TEXT_BYTES_MAX = 4 * 1024 * 1024  # of one text; half a second at worst
 BYTES_PER_TOKEN = 4  # English text; only for what lies beyond the limit or breaks the tokenizer
 CACHE_ENTRIES_MAX = 20_000
 
-# Framing, from OpenAI's cookbook "How to count tokens with tiktoken" and the calls it was held
-# against: each message 3 and its role 1, a name 1 more, and 3 for the answer's beginning.
-MESSAGE_TOKENS = 4
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """Tokens that a family of models spends around the text, and how its count compares to ours.
+
+    A count is `factor` × o200k's. OpenAI's figures follow its cookbook "How to count tokens with
+    tiktoken" and are exact for text; the others were fitted to the usage of recorded calls.
+    """
+
+    message: int = 4
+    reply: int = 3  # the beginning of the answer, in the prompt
+    tools: int = 0  # the instructions that any tool brings
+    tools_factor: float = 1.0
+    call: int = 4  # an only tool call of a message
+    parallel: tuple[int, int] = (0, 4)  # several: for their wrapper, for each
+    answer: int = 0
+    factor: float = 1.0
+
+
+FAMILIES: tuple[tuple[tuple[str, ...], Framing], ...] = (
+    # Part of the model's name → framing; the first that fits.
+    (("gpt-5.",), Framing(tools=89, call=7, parallel=(5, 12), answer=3)),
+    (("gpt-5",), Framing(tools=89, call=7, parallel=(5, 12), answer=9)),
+    (("claude-sonnet-5", "claude-opus-5"), Framing(4, 3, 480, 1.0, 38, (0, 38), 3, 1.45)),
+    (("claude",), Framing(4, 3, 480, 1.0, 38, (0, 38), 3, 1.07)),
+    (("gemini-1", "gemini-2.0"), Framing(0, 0, 0, 0.5, 0, (0, 0))),
+    (("gemini", "gemma"), Framing(0, 0, 0, 2.0, 0, (0, 0))),
+    (("mistral", "ministral", "codestral"), Framing(tools_factor=1.6, factor=1.05)),
+    (("gpt-", "gpt4", "o1", "o3", "o4", "davinci"), Framing(tools=9, call=7, parallel=(5, 12))),
+)
+# Where the name tells nothing (a deployment, a fine-tune), the endpoint does.
+BY_ENDPOINT = {"chat.completions": "gpt-4o", "responses": "gpt-4o", "messages": "claude"}
+OTHER = Framing()
+
 NAME_TOKENS = 1
-REPLY_TOKENS = 3
-TOOLS_TOKENS = 9
-TOOLS_IN_SYSTEM_TOKENS = 5  # they join a system message that is there already
-SCHEMA_TOKENS = 5
-CALL_TOKENS = 7  # an only tool call of a message
-PARALLEL_TOKENS = (5, 12)  # several: for their wrapper, for each
-
-# Models that read instructions of OpenAI's with any tool, and frame each answer:
-# prefix → (with tools, per answer), the first that fits.
-_REASONING_FRAMES = (("gpt-5.", (80, 3)), ("gpt-5", (80, 9)))
-
-# Anthropic's docs, "Tool use": the system prompt that tools add. Newer models than listed: same.
-ANTHROPIC_TOOLS_TOKENS = 346
-
-# Tokens by each provider's count for one by o200k: prompt, completion.
-FACTORS: dict[str, tuple[float, float]] = {}
+SYSTEM_JOINED_TOKENS = 4  # OpenAI: tools join the system message that is there already
+SCHEMA_TOKENS = 5  # OpenAI: around the schema of a structured answer
+RESPONSES_ANSWER_TOKENS = 1  # the end of a message counts there, not in chat completions
 
 # Names in a message whose values are not text that the model reads.
 _NOT_TEXT = frozenset(
@@ -82,11 +100,11 @@ class TokenCounter:
         self._seen: OrderedDict[bytes, int] = OrderedDict()
         self._guessed_bytes = 0
 
-    def estimate(self, call: ModelCall, dialect: str) -> Estimate:
-        """Both sides of a call; `dialect` is the endpoint's."""
+    def estimate(self, call: ModelCall, endpoint: str) -> Estimate:
+        """Both sides of a call; `endpoint` is the name in the column of that name."""
         self._guessed_bytes = 0
-        prompt = self.estimate_prompt(call, dialect)
-        completion = self.estimate_completion(call, dialect)
+        prompt = self.estimate_prompt(call, endpoint)
+        completion = self.estimate_completion(call, endpoint)
         guessed = self._guessed_bytes
         problems = (f"tokens: {guessed} bytes of text estimated from length",) if guessed else ()
         return Estimate(prompt, completion, problems)
@@ -107,24 +125,26 @@ class TokenCounter:
                 total += self._guess(piece)
         return total
 
-    def estimate_prompt(self, call: ModelCall, dialect: str) -> int:
-        """Tokens of the request: system, messages, tools, images."""
-        prompt = call.prompt
-        total = REPLY_TOKENS
+    def estimate_prompt(self, call: ModelCall, endpoint: str) -> int:
+        """Tokens of the request: system, messages, tools, images, the answer's schema."""
+        prompt, framing = call.prompt, framing_of(call.model, endpoint)
+        total = framing.reply
         if prompt.system_prompt:
-            total += MESSAGE_TOKENS + self.count(prompt.system_prompt, call.model)
+            total += framing.message + self.count(prompt.system_prompt, call.model)
         for message in prompt.chat_history:
-            total += self._cached(message, call.model, dialect)
+            total += self._remembered(message, call.model, framing)
         params = prompt.request_params or {}
-        if tools := params.get("tools"):
-            total += self._tools(tools, call.model, dialect, bool(prompt.system_prompt))
         if schema := _answer_schema(params):
             total += SCHEMA_TOKENS + self.count(_as_text(schema), call.model)
-        return round(total * FACTORS.get(dialect, (1.0, 1.0))[0])
+        total = round(total * framing.factor)
+        if isinstance(tools := params.get("tools"), list) and tools:
+            total += self._tools(tools, call, framing)
+        return total
 
-    def estimate_completion(self, call: ModelCall, dialect: str) -> int:
+    def estimate_completion(self, call: ModelCall, endpoint: str) -> int:
         """Tokens of the answer: text, visible thoughts, tool calls; first choice and further."""
         answer, model = call.answer, call.model
+        framing = framing_of(model, endpoint)
         texts = [answer.text, answer.thoughts]
         texts += [_text_of(choice) for choice in answer.choices]
         total = sum(self.count(text, model) for text in texts if text)
@@ -132,48 +152,49 @@ class TokenCounter:
         for tool in own:
             arguments = tool.raw if tool.raw is not None else _as_text(tool.arguments)
             total += self.count(tool.name, model) + self.count(arguments, model)
-        total += _calls_frame(len(own))
-        if dialect == "openai":
-            total += _reasoning_frame(model)[1]
-        return round(total * FACTORS.get(dialect, (1.0, 1.0))[1])
+        total = round(total * framing.factor) + _calls_frame(len(own), framing)
+        if total:
+            total += framing.answer
+            total += RESPONSES_ANSWER_TOKENS if endpoint == "responses" else 0
+        return total
 
-    def _cached(self, message: Json, model: str, dialect: str) -> int:
+    def _remembered(self, message: Json, model: str, framing: Framing) -> int:
         try:
             dumped = orjson.dumps(message)
         except TypeError:  # lone surrogates, integers over 64 bits, too deep
-            return self._message(message, model, dialect)
-        key = blake2b(f"{dialect} {model} ".encode(errors="replace") + dumped, digest_size=16)
-        known = self._seen.get(key.digest())
+            return self._message(message, model, framing)
+        prefix = f"{model} {framing.message} ".encode(errors="replace")
+        key = blake2b(prefix + dumped, digest_size=16).digest()
+        known = self._seen.get(key)
         if known is None:
-            known = self._seen[key.digest()] = self._message(message, model, dialect)
+            known = self._seen[key] = self._message(message, model, framing)
             if len(self._seen) > CACHE_ENTRIES_MAX:
                 self._seen.popitem(last=False)
         else:
-            self._seen.move_to_end(key.digest())
+            self._seen.move_to_end(key)
         return known
 
-    def _message(self, message: Json, model: str, dialect: str) -> int:
-        total = MESSAGE_TOKENS
-        if isinstance(message, dict) and "name" in message:
-            total += NAME_TOKENS
-        calls = message.get("tool_calls") if isinstance(message, dict) else None
-        total += _calls_frame(len(calls) if isinstance(calls, list) else 0)
+    def _message(self, message: Json, model: str, framing: Framing) -> int:
+        total = framing.message
+        if isinstance(message, dict):
+            total += NAME_TOKENS if "name" in message else 0
+            total += _calls_frame(_calls_of(message), framing)
         for item in _readable(message):
             if isinstance(item, str):
                 total += self.count(item, model)
             else:
-                total += item.tokens(model, dialect)
+                total += item.tokens(model)
         return total
 
-    def _tools(self, tools: Json, model: str, dialect: str, has_system: bool) -> int:
-        if not isinstance(tools, list):
-            return 0
-        if dialect == "openai":
-            framing = TOOLS_IN_SYSTEM_TOKENS if has_system else TOOLS_TOKENS
-            framing += _reasoning_frame(model)[0]
-            return framing + self._cached(as_typescript(tools), model, dialect)
-        total = sum(self._cached(_as_text(tool), model, dialect) for tool in tools)
-        return total + (ANTHROPIC_TOOLS_TOKENS if dialect == "anthropic" else 0)
+    def _tools(self, tools: list[Json], call: ModelCall, framing: Framing) -> int:
+        """OpenAI's models read TypeScript; of the others the JSON text is what can be counted."""
+        is_openai = framing.parallel[0] > 0
+        text = as_typescript(tools) if is_openai else _as_text(tools)
+        total = framing.tools + round(framing.tools_factor * self._text(text, call.model))
+        return total - (SYSTEM_JOINED_TOKENS if is_openai and call.prompt.system_prompt else 0)
+
+    def _text(self, text: str, model: str) -> int:
+        return self._remembered(text, model, _BARE)
 
     def _guess(self, text: str) -> int:
         length = len(text.encode("utf-8", "surrogatepass"))
@@ -181,14 +202,41 @@ class TokenCounter:
         return length // BYTES_PER_TOKEN
 
 
-def _calls_frame(count: int) -> int:
+_BARE = Framing(message=0)
+
+
+def framing_of(model: str, endpoint: str) -> Framing:
+    """The framing of a model's family; the endpoint's usual one where its name tells nothing."""
+    for name in (model.lower(), BY_ENDPOINT.get(endpoint, "")):
+        for parts, framing in FAMILIES:
+            if name and any(_names(part, name) for part in parts):
+                return framing
+        if "/" in name:  # a router's name of a model of none of these families
+            break
+    return OTHER
+
+
+def _names(part: str, name: str) -> bool:
+    """Whether a family's part begins the name, or a word of it: `us.anthropic.claude-…`."""
+    at = name.find(part)
+    return at == 0 or (at > 0 and not name[at - 1].isalnum())
+
+
+def _calls_frame(count: int, framing: Framing) -> int:
     if count > 1:
-        return PARALLEL_TOKENS[0] + PARALLEL_TOKENS[1] * count
-    return CALL_TOKENS * count
+        return framing.parallel[0] + framing.parallel[1] * count
+    return framing.call * count
 
 
-def _reasoning_frame(model: str) -> tuple[int, int]:
-    return next((frame for prefix, frame in _REASONING_FRAMES if model.startswith(prefix)), (0, 0))
+def _calls_of(message: dict[str, Json]) -> int:
+    """How many tool calls stand in a message, in OpenAI's, Responses' or Anthropic's shape."""
+    calls, parts = message.get("tool_calls"), message.get("content")
+    if isinstance(calls, list):
+        return len(calls)
+    if message.get("type") == "function_call":
+        return 1
+    found = parts if isinstance(parts, list) else ()
+    return sum(isinstance(part, dict) and part.get("type") == "tool_use" for part in found)
 
 
 def _answer_schema(params: dict[str, Json]) -> Json:
@@ -208,11 +256,11 @@ class _Image:
     source: str
     detail: str | None
 
-    def tokens(self, model: str, dialect: str) -> int:
+    def tokens(self, model: str) -> int:
         size = images.size_of_base64(self.source) if self.source else None
-        if dialect == "gemini":
+        if "gemini" in model:
             return images.gemini_tokens(size)
-        if dialect in ("anthropic", "bedrock"):
+        if "claude" in model:
             return images.anthropic_tokens(size)
         return images.openai_tokens(model, size, self.detail)
 
