@@ -114,6 +114,10 @@ class Growing:
         if reason:
             self.choice(choice).finish_reason = reason
 
+    def finish_reason(self) -> str | None:
+        """Why the first choice ended, if it did."""
+        return self.choices[min(self.choices)].finish_reason if self.choices else None
+
     def fail(self, error: str) -> None:
         """The provider reported an error. The first one counts."""
         self.error = self.error or error

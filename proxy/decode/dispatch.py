@@ -12,7 +12,16 @@ from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from proxy.call import Answer, Json, ModelCall, Prompt
-from proxy.decode import anthropic, gemini, openai_chat, openai_responses
+from proxy.decode import (
+    anthropic,
+    bedrock,
+    cohere,
+    gemini,
+    ollama,
+    openai_chat,
+    openai_completions,
+    openai_responses,
+)
 from proxy.decode.accumulate import Growing
 from proxy.decode.body import Body, read_body
 from proxy.decode.failure import error_text, shortened
@@ -35,10 +44,18 @@ class Dialect:
 
 _DIALECTS: dict[str, Dialect] = {
     "chat.completions": Dialect(openai_chat.read_prompt, openai_chat.read_answer),
+    "completions": Dialect(openai_completions.read_prompt, openai_completions.read_answer),
     "responses": Dialect(openai_responses.read_prompt, openai_responses.read_answer),
     "messages": Dialect(anthropic.read_prompt, anthropic.read_answer),
     "generateContent": Dialect(gemini.read_prompt, gemini.read_answer),
     "streamGenerateContent": Dialect(gemini.read_prompt, gemini.read_answer),
+    "converse": Dialect(bedrock.read_converse_prompt, bedrock.read_converse_answer),
+    "converse-stream": Dialect(bedrock.read_converse_prompt, bedrock.read_converse_answer),
+    "invoke": Dialect(bedrock.read_invoke_prompt, bedrock.read_invoke_answer),
+    "invoke-stream": Dialect(bedrock.read_invoke_prompt, bedrock.read_invoke_answer),
+    "api.chat": Dialect(ollama.read_chat_prompt, ollama.read_answer),
+    "api.generate": Dialect(ollama.read_generate_prompt, ollama.read_answer),
+    "chat": Dialect(cohere.read_prompt, cohere.read_answer),
 }
 
 _PATH_MODEL = re.compile(

@@ -15,6 +15,7 @@ from proxy.decode.accumulate import Growing
 from proxy.decode.failure import reported_error
 from proxy.decode.framing import DONE, Event
 from proxy.decode.jsonvalue import at, elements, members, string, whole, word
+from proxy.decode.partial_arguments import set_partial
 from proxy.decode.prompts import (
     joined,
     last_user_text,
@@ -102,10 +103,8 @@ def _read_part(part: dict[str, Json], block: int, index: int, answer: Growing) -
         answer.think(string(part.get("text")), block, index)
     else:
         answer.say(string(part.get("text")), index)
-    if function := members(part.get("functionCall")):
-        call = answer.call(None, index)
-        call.id, call.name = word(function.get("id")), string(function.get("name"))
-        call.value = function.get("args")
+    if isinstance(part.get("functionCall"), dict):
+        _read_function_call(members(part.get("functionCall")), index, answer)
     if code := members(part.get("executableCode")):
         call = answer.call(None, index)
         call.id, call.name, call.is_server = word(code.get("id")), "code_execution", True
@@ -116,6 +115,21 @@ def _read_part(part: dict[str, Json], block: int, index: int, answer: Growing) -
         call.value = tool.get("args")
     if part.get("inlineData"):
         answer.touch()
+
+
+def _read_function_call(function: dict[str, Json], index: int, answer: Growing) -> None:
+    """A call, or a piece of one: a piece has no name and belongs to the call before it."""
+    calls = answer.choice(index).calls
+    name = string(function.get("name"))
+    call = answer.call(None, index) if name or not calls else list(calls.values())[-1]
+    call.id, call.name = call.id or word(function.get("id")), call.name or name
+    if function.get("args") is not None:
+        call.value = function.get("args")
+    for partial in elements(function.get("partialArgs")):
+        if not isinstance(call.value, dict):
+            call.value = {}
+        if not set_partial(call.value, partial):
+            answer.problems.add("streamed function argument cannot be placed")
 
 
 def _tool_name(tool: dict[str, Json]) -> str:

@@ -89,7 +89,8 @@ def _read_choice(choice: dict[str, Json], index: int, answer: Growing) -> None:
         answer.touch()
     for call in elements(part.get("tool_calls")):
         _read_tool_call(members(call), index, answer)
-    if function := members(part.get("function_call")):
+    function = members(part.get("function_call"))
+    if function.get("name") or function.get("arguments"):
         _grow(answer.call("function_call", index), function)
     for place in (choice, part):
         answer.finish(word(place.get("finish_reason")), index)
@@ -120,7 +121,8 @@ def _read_content(content: Json, index: int, answer: Growing) -> None:
 
 def _read_tool_call(delta: dict[str, Json], index: int, answer: Growing) -> None:
     call = _call_of(delta, index, answer)
-    call.id = call.id or word(delta.get("id"))
+    given = delta.get("id")
+    call.id = call.id or (given if isinstance(given, str) else None)
     custom = members(delta.get("custom"))
     if custom:
         _grow(call, {"name": custom.get("name"), "arguments": custom.get("input")})
