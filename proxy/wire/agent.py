@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -48,11 +48,11 @@ class AgentConnection(RequestHandler):
         self.tunnel: asyncio.Protocol | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
         if self._server.is_full:
-            transport.write(refusal_bytes(Refusal(503, "too many connections; try again later")))
+            full = Refusal(503, "too many connections (gateway.max_connections); try again later")
             self._force_close = True
-            transport.close()
+            cast(asyncio.Transport, transport).write(refusal_bytes(full))
+            cast(asyncio.Transport, transport).close()
             return
         super().connection_made(transport)
         self._expect_head()
@@ -62,7 +62,6 @@ class AgentConnection(RequestHandler):
         if self.tunnel is not None:
             self.tunnel.connection_lost(None)
         super().connection_lost(exc)
-        # aiohttp wakes a waiting writer; its own state is of no use any more.
 
     def data_received(self, data: bytes) -> None:
         if self.tunnel is not None:
@@ -72,7 +71,7 @@ class AgentConnection(RequestHandler):
         if self._request_count != self._requests_seen:
             self._requests_seen = self._request_count
             self._forget_deadline()
-        elif not self._request_in_progress and not self._messages:
+        elif self.is_idle:
             self._head_bytes += len(data)
             if self._head_bytes > self._server.head_bytes_max:
                 self.refuse(Refusal(431, "the head of the request is too large"))
@@ -128,7 +127,8 @@ class AgentConnection(RequestHandler):
 
     @property
     def is_idle(self) -> bool:
-        return not self._request_in_progress and not self._messages
+        """Whether no request is being answered or waits for it."""
+        return self._waiter is not None and not self._waiter.done()
 
     # --- what aiohttp would do with an error: log and echo the request's bytes
 

@@ -148,6 +148,7 @@ class Connection(asyncio.Protocol):
             and self._keeps_alive
             and not self._has_surplus
             and self._fault is None
+            and self._tunnel is None
             and self.is_open
         )
 
@@ -169,7 +170,9 @@ class Connection(asyncio.Protocol):
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
-        if not is_reusable:
+        if self._tunnel is not None:
+            self.close()  # what the tunnel wrote may still be on its way
+        elif not is_reusable:
             self.abort()
         return is_reusable
 
@@ -284,13 +287,10 @@ class Connection(asyncio.Protocol):
             if self.is_complete:
                 self._has_surplus = True
             else:
-                self._fail(self._parse_fault())
+                self._fail(UpstreamReset("the upstream's answer is not valid HTTP/1.1"))
         if self._read:
             self._keep(self._read)
             self._read = []
-
-    def _parse_fault(self) -> UpstreamFault:
-        return UpstreamReset("the upstream's answer is not valid HTTP/1.1")
 
     def _keep(self, pieces: list[bytes]) -> None:
         piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -27,6 +27,7 @@ _SECRET_NAME = re.compile(
 )
 # Named like a secret, and none.
 _OPEN_NAMES = frozenset({b"idempotency-key", b"x-idempotency-key", b"sec-websocket-key"})
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.$-]{1,40}")
 _SCHEME = re.compile(rb"(?i)(?:bearer|basic|token)\s+")
 
 # Query parameters of model calls that carry no secret; every other value is masked in the record.
@@ -75,13 +76,15 @@ def masked_target(path: bytes, query: bytes | None, credentials: Iterable[bytes]
     """Path and query for the record: only the values of known, open parameters stay."""
     if query is None:
         return masked(path, credentials)
-    kept = "&".join(
-        part
-        if part.partition("=")[0].lower().encode("latin-1") in KEPT_PARAMETERS
-        else part.partition("=")[0] + "=" + MASK
-        for part in masked(query, credentials).split("&")
-    )
+    kept = "&".join(_masked_part(part) for part in masked(query, credentials).split("&"))
     return f"{masked(path, credentials)}?{kept}"
+
+
+def _masked_part(part: str) -> str:
+    name, equals, _ = part.partition("=")
+    if not equals or not _PLAIN_NAME.fullmatch(name):
+        return MASK if part else part
+    return part if name.lower().encode() in KEPT_PARAMETERS else f"{name}={MASK}"
 
 
 def parameters(query: bytes | None) -> list[tuple[bytes, bytes]]:
