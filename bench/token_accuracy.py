@@ -3,8 +3,8 @@
     python bench/token_accuracy.py CORPUS_DIR
 
 Hides the usage of each recorded call, estimates it, and prints a Markdown table per provider and
-endpoint: median and 95th percentile of the absolute error. `text` rows leave out calls with images, files,
-hidden reasoning, tools that the provider runs and context that is not on the wire.
+endpoint: median and 95th percentile of the absolute error. `text` rows leave out calls with images,
+files, hidden reasoning, tools that the provider runs and context that is not on the wire.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _is_plain(call: ModelCall, body: bytes) -> bool:
 
 
 def _table(found: list[Sample]) -> Iterator[str]:
-    yield "| calls of | number | prompt, median | prompt, p95 | completion, median | completion, p95 |"
+    yield "| calls of | number | prompt: median | p95 | completion: median | p95 |"
     yield "|---|---:|---:|---:|---:|---:|"
     groups: dict[str, list[Sample]] = {}
     for sample in found:

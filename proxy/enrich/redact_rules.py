@@ -55,6 +55,8 @@ def passes_mod97(text: str) -> bool:
 
 def is_address(text: str) -> bool:
     """An IPv4 or IPv6 address of a host; `::` and loopback name nobody."""
+    if ":" in text and "::" not in text and text.count(":") != 7:
+        return False
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import orjson
@@ -64,6 +64,7 @@ OTHER = Framing()
 NAME_TOKENS = 1
 SYSTEM_JOINED_TOKENS = 4  # OpenAI: tools join the system message that is there already
 SCHEMA_TOKENS = 5  # OpenAI: around the schema of a structured answer
+RESPONSES_TOOLS_TOKENS = 3  # Responses: in the place of the family's `tools`
 RESPONSES_ANSWER_TOKENS = 1  # the end of a message counts there, not in chat completions
 
 # Names in a message whose values are not text that the model reads.
@@ -138,6 +139,8 @@ class TokenCounter:
             total += SCHEMA_TOKENS + self.count(_as_text(schema), call.model)
         total = round(total * framing.factor)
         if isinstance(tools := params.get("tools"), list) and tools:
+            if endpoint == "responses":
+                framing = replace(framing, tools=RESPONSES_TOOLS_TOKENS)
             total += self._tools(tools, call, framing)
         return total
 
