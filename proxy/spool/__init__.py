@@ -1,0 +1,1 @@
+"""The spool: the durable seam between the gateway and the recorder."""

@@ -1,0 +1,288 @@
+"""Follower: reads the segments of one slot in order and knows which calls wait there.
+
+Of a call that is not settled only the positions of its records are held, eight bytes each; the
+bytes are read when it is delivered. Nothing is read ahead of what is asked for, so a large backlog
+costs no memory.
+
+Rules
+- A segment is final once a later one exists; only then is an unfinished tail torn. In the newest
+  one it may be a record that is just being written.
+- A call without END has crashed once its writer is gone: a later BOOT says so, or the slot's lock
+  is free and everything has been read.
+- Damage before the journal's place was counted already, sequences up to the journal's too; so what
+  is read again after a restart is not counted again.
+- A segment is deleted once no call with a record in it waits and a later one has been begun. What
+  is not readable here, or of a newer version, is left where it is and not counted as lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+from array import array
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+
+from proxy.spool import slot
+from proxy.spool.journal import Journal, State
+from proxy.spool.page import read_page
+from proxy.spool.segment import VERSION, Found, Kind
+from proxy.spool.segment_file import open_segment, walk
+from proxy.spool.totals import Captured, Loss, id_ms
+
+SCAN_BYTES_MAX = 64 * 1024 * 1024  # per call of `advance`
+_FOR_NOW = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+class Tracked:
+    """One call that was found and is not settled."""
+
+    __slots__ = ("is_damaged", "key", "next_part", "positions", "sequence", "size_bytes")
+
+    def __init__(self, key: bytes, sequence: int) -> None:
+        self.key = key
+        self.sequence = sequence
+        self.positions = array("Q")  # segment << 32 | offset, in order
+        self.next_part = 0
+        self.is_damaged = False
+        self.size_bytes = 0
+
+    def add(self, number: int, item: Found) -> None:
+        self.is_damaged |= item.header.part != self.next_part or not item.is_good
+        self.next_part = item.header.part + 1
+        if item.is_good:
+            self.positions.append(number << 32 | item.offset)
+            self.size_bytes += item.header.length
+
+    @property
+    def first_segment(self) -> int:
+        return self.positions[0] >> 32
+
+    def segments(self) -> set[int]:
+        return {position >> 32 for position in self.positions}
+
+
+class _Segment:
+    """What is known of a segment that was opened."""
+
+    __slots__ = ("is_kept", "settled", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: set[bytes] = set()
+        self.settled: list[bytes] = []  # calls that began here
+        self.is_kept = False
+
+
+class SlotFollower:
+    """Raises OSError at construction only, where the slot's journal cannot be opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._journal = Journal(path)
+        self._settled = self._journal.settled
+        self._segments: dict[int, _Segment] = {}
+        self._waiting: dict[bytes, Tracked] = {}  # in order of their STARTs
+        self._open: dict[bytes, Tracked] = {}
+        self._file: io.FileIO | None = None
+        self._number = 0
+        self._offset = 0
+        self._damage_end = -1
+        self._last_sequence = 0
+        self._is_blind = False  # a segment was passed over: a gap behind it is no loss
+        self._is_changed = False
+        self.ready: deque[Tracked] = deque()  # ended or crashed, to be delivered
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    def advance(self, wanted: int) -> None:
+        """Read on until `wanted` calls are ready or nothing is new. Never raises."""
+        if not self._read_on(wanted) or not self._open:
+            return
+        candidates = list(self._open.values())
+        captured = Captured.of(read_page(self._path / slot.CAPTURED) or ())
+        if slot.is_held(self._path / slot.LOCK):
+            return
+        # The writer is gone; what it wrote since the last look is still to be read.
+        if self._read_on(wanted):
+            self._crashed(call for call in candidates if call.key in self._open)
+            self._note_sequence(captured.sequence)
+
+    def settle(self, calls: Iterable[Tracked], state: State, loss: Loss = Loss.DISCARDED) -> None:
+        """Note what became of these calls, and delete the segments nobody needs any more."""
+        found = [call for call in calls if self._waiting.pop(call.key, None) is not None]
+        match state:
+            case State.STORED:
+                self._settled.stored += len(found)
+            case State.QUARANTINED:
+                self._settled.quarantined += len(found)
+            case State.LOST:
+                self._settled.lost[loss] += len(found)
+        for call in found:
+            self._release(call)
+        self._note_place()
+        self._journal.append(state, (call.key for call in found))
+        self._delete_segments()
+
+    def flush(self) -> None:
+        """Write counters that changed without a call being settled, and what is owed."""
+        if self._is_changed or self._journal.is_behind:
+            self._note_place()
+            self._journal.flush()
+
+    def close(self) -> None:
+        self._note_place()
+        self._journal.close()
+        self._close_file()
+
+    def _read_on(self, wanted: int) -> bool:
+        """Whether everything there is has been read."""
+        scanned_bytes = 0
+        while len(self.ready) < wanted and scanned_bytes < SCAN_BYTES_MAX:
+            later = next((n for n in slot.segments(self._path) if n > self._number), None)
+            if self._file is not None:
+                before = self._offset
+                if not self._scan(self._file, wanted):
+                    return False
+                scanned_bytes += self._offset - before
+            if later is None:
+                return True
+            self._finish()
+            if not self._begin(later):
+                return False
+        return False
+
+    def _scan(self, file: io.FileIO, wanted: int) -> bool:
+        """Read the current segment to its present end; False where `wanted` came first."""
+        with contextlib.suppress(OSError):  # a failing disk: the rest of this segment is skipped
+            for item in walk(file.fileno(), self._offset):
+                if isinstance(item, Found):
+                    self._take(item)
+                else:
+                    self._note_damage(item.offset, item.end)
+                self._offset = item.end
+                if len(self.ready) >= wanted:
+                    return False
+        return True
+
+    def _begin(self, number: int) -> bool:
+        """Open the next segment; False where that cannot be done now."""
+        try:
+            self._file = open_segment(self._path, number)
+        except OSError as error:
+            if error.errno in _FOR_NOW:
+                return False
+            self._is_blind = True
+        else:
+            self._segments[number] = _Segment()
+        self._number, self._offset, self._damage_end = number, 0, -1
+        return True
+
+    def _finish(self) -> None:
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            is_torn = os.fstat(self._file.fileno()).st_size > self._offset
+            if is_torn and self._offset != self._damage_end and self._is_new(self._offset):
+                self._settled.torn += 1
+                self._is_changed = True
+        self._close_file()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _take(self, item: Found) -> None:
+        header = item.header
+        if header.version > VERSION:
+            self._segments[self._number].is_kept = True
+            self._is_blind = True
+            return
+        if not item.is_good:
+            self._note_damage(item.offset, item.end)
+        match header.kind:
+            case Kind.BOOT:
+                self._crashed(list(self._open.values()))
+                self._note_sequence(header.number)
+            case Kind.START if item.is_good:
+                self._begun(item)
+            case Kind.REQUEST | Kind.HEAD | Kind.RESPONSE | Kind.END:
+                self._continued(item)
+
+    def _begun(self, item: Found) -> None:
+        key, sequence = item.header.key, item.header.number
+        here = self._segments[self._number]
+        if sequence <= self._last_sequence and self._is_new(item.offset):
+            self._settled.found += 1
+        self._last_sequence = max(self._last_sequence, sequence)
+        self._note_sequence(sequence - 1)
+        self._settled.sequence = max(self._settled.sequence, sequence)
+        if key in self._journal.acknowledged:
+            here.settled.append(key)
+        elif key not in self._waiting:
+            call = self._waiting[key] = self._open[key] = Tracked(key, sequence)
+            call.add(self._number, item)
+            here.waiting.add(key)
+
+    def _continued(self, item: Found) -> None:
+        call = self._open.get(item.header.key)
+        if call is None:
+            return  # settled, or its START cannot be read: then it is counted as damaged
+        call.add(self._number, item)
+        self._segments[self._number].waiting.add(call.key)
+        if item.header.kind == Kind.END:
+            del self._open[call.key]
+            self.ready.append(call)
+
+    def _crashed(self, calls: Iterable[Tracked]) -> None:
+        for call in calls:
+            del self._open[call.key]
+            self.ready.append(call)
+
+    def _note_sequence(self, sequence: int) -> None:
+        """All calls up to `sequence` came before this place: those not found are damaged."""
+        missing = sequence - self._settled.sequence
+        if missing > 0:
+            self._settled.sequence = sequence
+            if not self._is_blind:
+                self._settled.lost[Loss.DAMAGED] += missing
+                self._is_changed = True
+        self._is_blind = False
+
+    def _note_damage(self, offset: int, end: int) -> None:
+        if offset != self._damage_end and self._is_new(offset):
+            self._settled.damaged += 1
+            self._is_changed = True
+        self._damage_end = end
+
+    def _is_new(self, offset: int) -> bool:
+        return (self._number, offset) >= (self._settled.segment, self._settled.offset)
+
+    def _note_place(self) -> None:
+        if self._is_new(self._offset):
+            self._settled.segment, self._settled.offset = self._number, self._offset
+        oldest = next(iter(self._waiting), None)
+        self._settled.oldest_ms = id_ms(oldest) if oldest else 0
+        self._is_changed = False
+
+    def _release(self, call: Tracked) -> None:
+        for number in call.segments():
+            self._segments[number].waiting.discard(call.key)
+        self._segments[call.first_segment].settled.append(call.key)
+
+    def _delete_segments(self) -> None:
+        for number, segment in list(self._segments.items()):
+            if number >= self._number or segment.waiting or segment.is_kept:
+                continue
+            self._journal.sync()
+            try:
+                slot.segment_path(self._path, number).unlink(missing_ok=True)
+            except OSError:
+                continue  # tried again at the next settlement
+            self._journal.forget(segment.settled)
+            del self._segments[number]

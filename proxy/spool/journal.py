@@ -1,0 +1,187 @@
+"""Journal: what the recorder has dealt with in one slot, so that nothing is delivered again.
+
+An append-only file of ACK records (format: `segment`), one per batch: the recorder's counters after
+it (a packed page, `number` bytes long), then 17 bytes per call: its state and its id. Counters and
+ids stand in one record, so they cannot contradict each other; the page `settled` is a copy
+for other processes, and keeps the count when the disk is too full for the journal.
+
+A torn tail is cut. The file is written anew (beside, then renamed) when it has doubled; ids whose
+START lies in a deleted segment are left out, since nothing of theirs can be delivered any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from pathlib import Path
+
+from proxy.spool import slot
+from proxy.spool.page import Page, pack, read_page, unpack
+from proxy.spool.segment import VERSION, Damage, Kind, header_bytes
+from proxy.spool.segment_file import walk
+from proxy.spool.totals import Settled
+
+ROTATE_BYTES_MIN = 256 * 1024
+_NOBODY = bytes(16)
+_ENTRY_BYTES = 17
+
+
+class State(IntEnum):
+    """What became of a call."""
+
+    STORED = 1
+    QUARANTINED = 2
+    LOST = 3
+
+
+class Journal:
+    """The journal of the slot at `path`, open for appending. Raises OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path / slot.ACKS
+        self._page = Page(path / slot.SETTLED)
+        self.settled = last_settled(path)
+        self.acknowledged: set[bytes] = set()
+        self._owed: list[tuple[State, bytes]] = []
+        self._fd = _open(self._path)
+        self._end, is_damaged = 0, False
+        for payload, number, end in _acks(self._fd):
+            if payload is None:
+                is_damaged = True
+            else:
+                self.acknowledged.update(_keys(payload, number))
+            self._end = end
+        self._rotate_at = max(ROTATE_BYTES_MIN, 2 * self._end)
+        if is_damaged:
+            self._rotate_at = 0
+        elif os.fstat(self._fd).st_size > self._end:
+            os.ftruncate(self._fd, self._end)
+        self._write_page()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something could not be written yet."""
+        return bool(self._owed)
+
+    def append(self, state: State, keys: Iterable[bytes]) -> None:
+        """Note what became of these calls. What the disk refuses is owed and tried again."""
+        for key in keys:
+            self._owed.append((state, key))
+            self.acknowledged.add(key)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is owed and the counters."""
+        self.settled.revision += 1
+        with contextlib.suppress(OSError):
+            if self._end >= self._rotate_at:
+                self._rotate()
+            else:
+                self._append(_record(self.settled, self._owed))
+            self._owed.clear()
+        self._write_page()
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """The segment that held these calls' STARTs is gone."""
+        self.acknowledged.difference_update(keys)
+        gone = set(keys)
+        self._owed = [entry for entry in self._owed if entry[1] not in gone]
+
+    def sync(self) -> None:
+        """Make it survive a power cut: before segments are deleted that it speaks of."""
+        with contextlib.suppress(OSError):
+            os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        self.flush()
+        os.close(self._fd)
+        self._page.close()
+
+    def _append(self, record: bytes) -> None:
+        written = 0
+        try:
+            written = os.pwrite(self._fd, record, self._end)
+        finally:
+            if written < len(record):
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, self._end)
+        if written < len(record):
+            raise OSError("the journal was written short")
+        self._end += written
+
+    def _rotate(self) -> None:
+        beside = self._path.with_suffix(".new")
+        record = _record(self.settled, [(State.STORED, key) for key in self.acknowledged])
+        beside.unlink(missing_ok=True)
+        fd = _open(beside)
+        try:
+            if os.write(fd, record) != len(record):
+                raise OSError("the journal was written short")
+            os.fdatasync(fd)
+            os.rename(beside, self._path)
+        except OSError:
+            os.close(fd)
+            raise
+        os.close(self._fd)
+        self._fd, self._end = fd, len(record)
+        self._rotate_at = max(ROTATE_BYTES_MIN, 2 * self._end)
+
+    def _write_page(self) -> None:
+        with contextlib.suppress(OSError):
+            self._page.write(self.settled.counters())
+
+
+def last_settled(path: Path) -> Settled:
+    """The recorder's counters, from journal and page: the newer of both. Never raises."""
+    newest = Settled.of(read_page(path / slot.SETTLED) or ())
+    with contextlib.suppress(OSError):
+        fd = os.open(path / slot.ACKS, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            for payload, number, _ in _acks(fd):
+                counters = unpack(payload[:number]) if payload is not None else None
+                if counters and counters[0] > newest.revision:
+                    newest = Settled.of(counters)
+        finally:
+            os.close(fd)
+    return newest
+
+
+def acknowledged(path: Path) -> set[bytes]:
+    """The ids in the slot's journal. Never raises."""
+    keys: set[bytes] = set()
+    with contextlib.suppress(OSError):
+        fd = os.open(path / slot.ACKS, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            for payload, number, _ in _acks(fd):
+                if payload is not None:
+                    keys.update(_keys(payload, number))
+        finally:
+            os.close(fd)
+    return keys
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _acks(fd: int) -> Iterator[tuple[bytes | None, int, int]]:
+    """Each ACK's payload (None: damaged), the length of its counters, and where it ends."""
+    for item in walk(fd):
+        if isinstance(item, Damage) or not item.is_good:
+            yield None, 0, item.end
+        elif item.header.kind == Kind.ACK and item.header.version == VERSION:
+            yield bytes(item.payload), item.header.number, item.end
+        else:
+            yield b"", 0, item.end  # of a newer version: left in place
+
+
+def _keys(payload: bytes, start: int) -> Iterator[bytes]:
+    return (payload[at + 1 : at + _ENTRY_BYTES] for at in range(start, len(payload), _ENTRY_BYTES))
+
+
+def _record(settled: Settled, entries: Iterable[tuple[State, bytes]]) -> bytes:
+    counters = pack(settled.counters())
+    payload = counters + b"".join(bytes((state,)) + key for state, key in entries)
+    return header_bytes(Kind.ACK, _NOBODY, payload, number=len(counters)) + payload

@@ -1,0 +1,107 @@
+"""Load: the exchange whose records lie at known positions, read from the segments."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from proxy.exchange import AnswerHead, End, Exchange, Piece, Start
+from proxy.spool.follower import Tracked
+from proxy.spool.segment import HEADER_BYTES, Header, Kind, header_at
+from proxy.spool.segment_file import open_segment
+
+WINDOW_BYTES = 16 * 1024
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
+
+
+class _Gathered:
+    """The parts found so far."""
+
+    __slots__ = ("end", "head", "is_damaged", "request", "response", "start")
+
+    def __init__(self) -> None:
+        self.start: Start | None = None
+        self.head: AnswerHead | None = None
+        self.end: End | None = None
+        self.request: list[bytes] = []
+        self.response: list[Piece] = []
+        self.is_damaged = False
+
+    def add(self, header: Header, payload: bytes) -> None:
+        """Raises ValueError, KeyError, TypeError or AttributeError for an unreadable part."""
+        match header.kind:
+            case Kind.START:
+                self.start = replace(Start.from_bytes(payload), sequence=header.number)
+            case Kind.REQUEST:
+                self.request.append(payload)
+            case Kind.HEAD:
+                self.head = AnswerHead.from_bytes(payload)
+            case Kind.RESPONSE:
+                self.response.append(Piece(header.number, payload))
+            case Kind.END:
+                self.end = End.from_bytes(payload)
+
+
+def load(slot: Path, call: Tracked) -> tuple[Exchange | None, bool]:
+    """The exchange (None: its START cannot be read) and whether records of it are missing."""
+    parts = _Gathered()
+    for record in _records(slot, call):
+        try:
+            if record is None:
+                parts.is_damaged = True
+            else:
+                parts.add(*record)
+        except _UNREADABLE:
+            parts.is_damaged = True
+    if parts.start is None:
+        return None, True
+    exchange = Exchange(
+        parts.start, b"".join(parts.request), parts.head, tuple(parts.response), parts.end
+    )
+    return exchange, parts.is_damaged or call.is_damaged
+
+
+def _records(slot: Path, call: Tracked) -> Iterator[tuple[Header, bytes] | None]:
+    """Each record in order; None for one that cannot be read any more."""
+    opened: dict[int, _Window | None] = {}
+    with ExitStack() as stack:
+        for position in call.positions:
+            number, offset = position >> 32, position & 0xFFFFFFFF
+            if number not in opened:
+                try:
+                    opened[number] = _Window(stack.enter_context(open_segment(slot, number)))
+                except OSError:
+                    opened[number] = None
+            window = opened[number]
+            yield window.record(offset, call.key) if window else None
+
+
+class _Window:
+    """Reads a file in pieces large enough for the small records that lie close together."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self._offset, self._data = 0, b""
+
+    def record(self, offset: int, key: bytes) -> tuple[Header, bytes] | None:
+        try:
+            header = header_at(self._bytes(offset, HEADER_BYTES), 0)
+            if header is None or header.key != key:
+                return None
+            return header, self._bytes(offset + HEADER_BYTES, header.length)
+        except OSError:
+            return None
+
+    def _bytes(self, offset: int, length: int) -> bytes:
+        """Raises OSError, also at the end of the file."""
+        at = offset - self._offset
+        if at < 0 or at + length > len(self._data):
+            self._file.seek(offset)
+            self._data = self._file.read(max(length, WINDOW_BYTES)) or b""
+            self._offset, at = offset, 0
+            if len(self._data) < length:
+                raise OSError("the segment was cut")
+        return self._data[at : at + length]

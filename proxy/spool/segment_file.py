@@ -1,0 +1,42 @@
+"""Segment file: reading a segment from disk, whoever may still be writing it."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from proxy.spool.segment import RECORD_BYTES_MAX, Damage, Found, scan
+from proxy.spool.slot import segment_path
+
+CHUNK_BYTES = 256 * 1024
+FILE_BYTES_MAX = 2**30  # no writer makes larger ones; what lies behind is not looked at
+
+
+def open_segment(slot: Path, number: int) -> io.FileIO:
+    """The segment, unbuffered. Raises OSError, also where it is a link or no regular file."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    fd = os.open(segment_path(slot, number), flags)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(f"segment {number} is no regular file")
+    return io.FileIO(fd)
+
+
+def walk(fd: int, offset: int = 0) -> Iterator[Found | Damage]:
+    """Records and damage from `offset` to the last whole record there is now. Raises OSError."""
+    size = CHUNK_BYTES
+    while offset < FILE_BYTES_MAX:
+        data = os.pread(fd, size, offset)
+        before = offset
+        for item in scan(data, offset):
+            offset = item.end
+            yield item
+        if offset > before:
+            size = CHUNK_BYTES
+        elif len(data) == CHUNK_BYTES == size:
+            size = RECORD_BYTES_MAX  # one record larger than a chunk
+        else:
+            return

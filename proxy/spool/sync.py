@@ -1,0 +1,90 @@
+"""Sync: a thread that makes appended records survive a power cut soon, and closes old segments.
+
+What a process has written survives the process; only a crash of the system can take it. So nothing
+waits for the disk: `fdatasync` runs here, 20 ms after the first append since the last one.
+Descriptors are closed by this thread only, so it never syncs a number that was given anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from pathlib import Path
+from threading import Event, Thread
+
+
+class SyncThread:
+    """Owned by one writer; all methods are called from that writer's thread."""
+
+    def __init__(self, slot: Path, pause_s: float) -> None:
+        self._slot = slot
+        self._pause_s = pause_s
+        self._fd: int | None = None
+        self._retired: deque[int] = deque()
+        self._is_dirty = False
+        self._is_new_file = False
+        self._wake = Event()
+        self._closing = Event()
+        self.has_failed = False
+        self._thread = Thread(target=self._run, name="spool-sync", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something was appended."""
+        if not self._is_dirty:
+            self._is_dirty = True
+            self._wake.set()
+
+    def follow(self, fd: int) -> None:
+        """From now on this segment is written."""
+        self._fd, self._is_new_file, self.has_failed = fd, True, False
+        self.wake()
+
+    def retire(self, fd: int) -> None:
+        """No more is written to this segment: sync it a last time and close it."""
+        self._fd = None
+        self._retired.append(fd)
+        self.wake()
+
+    def close(self) -> None:
+        """Sync and close what is open, and end the thread."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._wake.wait()
+            self._closing.wait(self._pause_s)
+            self._wake.clear()  # before the flag: an append in between finds it set and is synced
+            self._is_dirty = False
+            self._sync()
+        self._sync()
+
+    def _sync(self) -> None:
+        while self._retired:
+            fd = self._retired.popleft()
+            with contextlib.suppress(OSError):
+                os.fdatasync(fd)
+            os.close(fd)
+        if self._is_new_file:
+            self._is_new_file = False
+            self._sync_directory()
+        fd_now = self._fd
+        if fd_now is None:
+            return
+        try:
+            os.fdatasync(fd_now)
+        except OSError:
+            # After a failed sync the kernel may call lost pages clean: a second try on the same
+            # file proves nothing, so the writer begins a new one.
+            self.has_failed = True
+
+    def _sync_directory(self) -> None:
+        with contextlib.suppress(OSError):
+            fd = os.open(self._slot, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)

@@ -1,0 +1,299 @@
+"""Writer: appends what the gateway sees to the slot's segments. The gateway's only cost.
+
+One `writev` per record, no lock, no wait. After construction nothing here raises: what cannot be
+written is counted by reason in the slot's page and the call goes on. Every append is tried anew, so
+the writer recovers by itself when space returns.
+
+Rules
+- A call is captured by its START. Without it the later records are refused, uncounted.
+- Bodies are kept up to the first byte that could not be: what follows is refused, so that the spool
+  holds a beginning, never a hole. `End.request_kept` and `End.response_kept` tell the reader.
+- The last sixteenth of `max_bytes` is for heads and ends: when space runs out bodies go first,
+  then new calls; a call that was begun always gets its end. An END that the disk refuses is
+  written as soon as the disk takes anything again.
+- After a short write or an I/O error the segment is left as it is and a new one begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from proxy.errors import SpoolUnusable
+from proxy.exchange import AnswerHead, End, Start
+from proxy.spool import slot
+from proxy.spool.page import Page, pack
+from proxy.spool.recovery import recovered
+from proxy.spool.segment import PAYLOAD_BYTES_MAX, Kind, header_bytes
+from proxy.spool.sync import SyncThread
+from proxy.spool.totals import Loss
+
+SEGMENT_BYTES = 64 * 1024 * 1024
+SEGMENT_S = 10.0
+SYNC_S = 0.02
+MEASURE_S = 0.1  # how often a full spool is measured again
+OWED_ENDS_MAX = 10_000
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+
+
+class _Open:
+    """A call that was begun and has not ended."""
+
+    __slots__ = ("is_request_cut", "is_response_cut", "next_part")
+
+    def __init__(self) -> None:
+        self.next_part = 1
+        self.is_request_cut = False
+        self.is_response_cut = False
+
+
+class SpoolWriter:
+    """One slot of the spool, taken for the life of the process.
+
+    Raises SpoolUnusable where the directory cannot be used or has no room for the slot itself.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        max_bytes: int,
+        segment_bytes: int = SEGMENT_BYTES,
+        segment_s: float = SEGMENT_S,
+        sync_s: float = SYNC_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._root = root
+        self._max_bytes = max_bytes
+        self._bodies_bytes_max = max_bytes - max_bytes // 16
+        self._segment_bytes = segment_bytes
+        self._segment_s = segment_s
+        self._clock = clock
+        self._open: dict[bytes, _Open] = {}
+        self._owed: dict[bytes, tuple[int, int, bytes]] = {}
+        self._path, self._lock = slot.take_slot(root)
+        try:
+            self._counters = recovered(self._path)
+            self._page = Page(self._path / slot.CAPTURED)
+            self._page.write(self._counters.counters())
+        except OSError as error:
+            os.close(self._lock)
+            raise SpoolUnusable(f"{self._path}: {error.strerror}; nothing is recorded") from error
+        self._fd: int | None = None
+        self._offset = 0
+        self._sealed_at = 0.0
+        self._is_boot_due = True
+        self._is_closed = False
+        self._used, self._measured_at = 0, 0.0
+        self._measure()
+        self._sync = SyncThread(self._path, sync_s)
+        self._boot()
+
+    @property
+    def slot(self) -> int:
+        return int(self._path.name)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether bodies are no longer kept, because the spool has its size."""
+        return not self._has_room(self._bodies_bytes_max)
+
+    def start(self, start: Start) -> bool:
+        """Begin a call. False: it is not captured, and counted as lost."""
+        if self._is_closed:
+            return False
+        self._settle_owed()
+        loss = self._append_start(start)
+        if loss is None:
+            self._open[start.id.bytes] = _Open()
+            self._counters.sequence += 1
+        else:
+            self._counters.lost[loss] += 1
+        self._write_page()
+        return loss is None
+
+    def request(self, id: UUID, at_us: int, data: bytes) -> bool:
+        call = self._open.get(id.bytes)
+        if call is None or call.is_request_cut:
+            return False
+        if not self._append_body(Kind.REQUEST, id.bytes, call, at_us, data):
+            call.is_request_cut = True
+            self._count_truncated(call.is_response_cut)
+        return not call.is_request_cut
+
+    def head(self, id: UUID, head: AnswerHead) -> bool:
+        call = self._open.get(id.bytes)
+        payload = _encoded(head)
+        if call is None or payload is None:
+            return False
+        loss = self._append(Kind.HEAD, id.bytes, payload, part=call.next_part, number=head.at_us)
+        call.next_part += 1  # also where it failed: the gap says that something is missing
+        return loss is None
+
+    def response(self, id: UUID, at_us: int, data: bytes) -> bool:
+        call = self._open.get(id.bytes)
+        if call is None or call.is_response_cut:
+            return False
+        if not self._append_body(Kind.RESPONSE, id.bytes, call, at_us, data):
+            call.is_response_cut = True
+            self._count_truncated(call.is_request_cut)
+        return not call.is_response_cut
+
+    def end(self, id: UUID, end: End) -> bool:
+        """End a call. False: its end is written later, when the disk allows."""
+        call = self._open.pop(id.bytes, None)
+        if call is None:
+            return False
+        payload = _encoded(end) or replace(end, error="unprintable").to_bytes()
+        self._settle_owed()
+        loss = self._append(Kind.END, id.bytes, payload, part=call.next_part, number=end.at_us)
+        if loss is not None and len(self._owed) < OWED_ENDS_MAX:
+            self._owed[id.bytes] = (call.next_part, end.at_us, payload)
+        return loss is None
+
+    def close(self) -> None:
+        """Write what is owed, sync, and give the slot free."""
+        if self._is_closed:
+            return
+        self._settle_owed()
+        self._is_closed = True
+        self._open.clear()
+        self._retire()
+        self._sync.close()
+        self._page.close()
+        os.close(self._lock)
+
+    def _append_start(self, start: Start) -> Loss | None:
+        payload = _encoded(start)
+        if payload is None or len(payload) > PAYLOAD_BYTES_MAX:
+            return Loss.TOO_LARGE
+        if not self._has_room(self._max_bytes):
+            return Loss.SPOOL_FULL
+        sequence = self._counters.sequence + 1
+        return self._append(Kind.START, start.id.bytes, payload, number=sequence)
+
+    def _append_body(self, kind: Kind, key: bytes, call: _Open, at_us: int, data: bytes) -> bool:
+        if not self._has_room(self._bodies_bytes_max):
+            return False
+        if len(data) <= PAYLOAD_BYTES_MAX:
+            pieces: list[bytes | memoryview] = [data]
+        else:
+            view, step = memoryview(data), PAYLOAD_BYTES_MAX
+            pieces = [view[at : at + step] for at in range(0, len(view), step)]
+        for piece in pieces:
+            if self._append(kind, key, piece, part=call.next_part, number=at_us) is not None:
+                return False
+            call.next_part += 1
+        return True
+
+    def _append(
+        self, kind: Kind, key: bytes, payload: bytes | memoryview, *, part: int = 0, number: int = 0
+    ) -> Loss | None:
+        """Write one record; why not, where it could not be written whole."""
+        header = header_bytes(kind, key, payload, part=part, number=number)
+        size = len(header) + len(payload)
+        if self._is_boot_due and kind is not Kind.BOOT and (loss := self._boot()):
+            return loss
+        try:
+            fd = self._segment_for(size)
+            written = os.writev(fd, (header, payload))
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                self._retire()
+            return Loss.DISK_FULL if error.errno in _NO_SPACE else Loss.IO_ERROR
+        self._offset += written
+        self._used += written
+        self._sync.wake()
+        if written != size:
+            self._retire()
+            return Loss.DISK_FULL
+        return None
+
+    def _boot(self) -> Loss | None:
+        """Say that whatever this slot had open has crashed."""
+        payload = pack(self._counters.counters())
+        loss = self._append(Kind.BOOT, uuid4().bytes, payload, number=self._counters.sequence)
+        self._is_boot_due = loss is not None
+        return loss
+
+    def _settle_owed(self) -> None:
+        for key, (part, at_us, payload) in list(self._owed.items()):
+            if self._append(Kind.END, key, payload, part=part, number=at_us) is not None:
+                return
+            del self._owed[key]
+
+    def _segment_for(self, size: int) -> int:
+        """The segment that takes the next record, a new one where that is due."""
+        if self._fd is not None and self._sync.has_failed:
+            self._retire()
+        is_due = self._offset > 0 and (
+            self._offset + size > self._segment_bytes or self._clock() >= self._sealed_at
+        )
+        if self._fd is not None and not is_due:
+            return self._fd
+        try:
+            fd = self._create()
+        except OSError:
+            if self._fd is None:
+                raise
+            return self._fd  # no descriptor or inode to be had: the old one may grow
+        self._retire()
+        self._fd, self._offset = fd, 0
+        self._sealed_at = self._clock() + self._segment_s
+        self._sync.follow(fd)
+        self._measure()
+        return fd
+
+    def _create(self) -> int:
+        while True:
+            number = self._counters.segment + 1
+            try:
+                fd = os.open(slot.segment_path(self._path, number), _FLAGS, 0o600)
+            except FileExistsError:
+                self._counters.segment = number  # not ours: leave it alone
+                continue
+            self._counters.segment = number
+            self._write_page()
+            return fd
+
+    def _retire(self) -> None:
+        if self._fd is not None:
+            self._sync.retire(self._fd)
+            self._fd, self._offset = None, 0
+
+    def _has_room(self, limit_bytes: int) -> bool:
+        if self._used >= limit_bytes and self._clock() >= self._measured_at + MEASURE_S:
+            self._measure()
+        return self._used < limit_bytes
+
+    def _measure(self) -> None:
+        """Look how large the spool is: other writers fill it, the recorder empties it."""
+        self._measured_at = self._clock()
+        self._used = sum(
+            slot.disk_bytes(self._root / str(number)) for number in slot.slots(self._root)
+        )
+
+    def _count_truncated(self, is_counted: bool) -> None:
+        if not is_counted:
+            self._counters.truncated += 1
+            self._write_page()
+
+    def _write_page(self) -> None:
+        # Where it fails, the numbers stay in memory and the next write carries them.
+        with contextlib.suppress(OSError):
+            self._page.write(self._counters.counters())
+
+
+def _encoded(noun: Start | AnswerHead | End) -> bytes | None:
+    """The record's payload; None where a text in it has no UTF-8 form."""
+    try:
+        return noun.to_bytes()
+    except TypeError:
+        return None
