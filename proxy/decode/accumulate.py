@@ -27,7 +27,7 @@ class PartialCall:
     is_server: bool = False
 
     def finished(self) -> ToolCall:
-        arguments = "".join(self.pieces) if self.pieces else self.value
+        arguments = "".join(self.pieces) or self.value
         return tool_call(self.id, self.name, arguments, self.is_server)
 
 

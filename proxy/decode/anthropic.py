@@ -9,7 +9,8 @@ Source: https://docs.anthropic.com/en/api/messages, …/build-with-claude/stream
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
 
 from proxy.call import Json, Prompt, Usage
 from proxy.decode.accumulate import Growing
@@ -18,6 +19,7 @@ from proxy.decode.framing import Event
 from proxy.decode.jsonvalue import BROKEN, at, elements, members, read_json, string, whole, word
 from proxy.decode.problems import Problems
 from proxy.decode.prompts import joined, last_user_text, messages_of, text_parts, without
+from proxy.decode.usage import known_sum, usage_of
 
 _SESSION = re.compile(r"_session_([0-9a-fA-F-]{36})\Z")
 _RESULTS = ("_tool_result", "tool_result")
@@ -65,92 +67,100 @@ def _metadata(metadata: dict[str, Json]) -> tuple[str | None, tuple[tuple[str, s
     return None, (("user", user),) if user else ()
 
 
+@dataclass(slots=True)
+class _Message:
+    """What of a message is not in the answer itself: its blocks' states and usage reports."""
+
+    number: int = 0  # a stream glued together from two messages counts its blocks from 0 again
+    open_blocks: set[int] = field(default_factory=set)
+    done_blocks: int = 0
+    usage: dict[str, Json] = field(default_factory=dict)
+
+
 def read_answer(events: Iterable[Event], answer: Growing) -> None:
     """A message, whole or as events."""
-    usage: dict[str, Json] = {}
-    open_blocks: set[int] = set()
-    done_blocks = 0
+    message = _Message()
     for event in events:
         answer.reach(event.end)
         value = members(event.value)
-        kind = string(value.get("type")) or event.name
-        index = whole(value.get("index")) or 0
-        if kind in ("message", "message_start"):
-            _read_message(members(value.get("message")) or value, usage, answer)
-        elif kind == "content_block_start":
-            open_blocks.add(index)
-            _read_block(members(value.get("content_block")), index, answer)
-        elif kind == "content_block_delta":
-            _read_delta(members(value.get("delta")), index, answer)
-        elif kind == "content_block_stop":
-            open_blocks.discard(index)
-            done_blocks += 1
-        elif kind == "message_delta":
-            answer.finish(word(at(value, "delta", "stop_reason")))
-            _merge(usage, value.get("usage"), answer)
-            answer.is_usage_final = True
-        elif kind == "message_stop":
-            answer.is_terminated = True
-        elif kind == "error":
-            answer.fail(error_text(value.get("error")) or "error without a message")
-    answer.has_finished_item = answer.is_plain or (done_blocks > 0 and not open_blocks)
+        _read_event(string(value.get("type")) or event.name, value, message, answer)
+    is_between = message.done_blocks > 0 and not message.open_blocks
+    answer.has_finished_item = answer.is_plain or is_between
 
 
-def _read_message(message: dict[str, Json], usage: dict[str, Json], answer: Growing) -> None:
-    answer.model = word(message.get("model")) or answer.model
-    answer.response_id = word(message.get("id")) or answer.response_id
-    for index, block in enumerate(elements(message.get("content"))):
-        _read_block(members(block), index, answer)
-    answer.finish(word(message.get("stop_reason")))
-    _merge(usage, message.get("usage"), answer)
+def _read_event(kind: str, value: dict[str, Json], message: _Message, answer: Growing) -> None:
+    index = whole(value.get("index")) or 0
+    block = (message.number, index)
+    if kind in ("message", "message_start"):
+        message.number += 1
+        _read_message(members(value.get("message")) or value, message, answer)
+    elif kind == "content_block_start":
+        message.open_blocks.add(index)
+        _read_block(members(value.get("content_block")), block, answer)
+    elif kind == "content_block_delta":
+        _read_delta(members(value.get("delta")), block, answer)
+    elif kind == "content_block_stop":
+        message.open_blocks.discard(index)
+        message.done_blocks += 1
+    elif kind == "message_delta":
+        answer.finish(word(at(value, "delta", "stop_reason")))
+        _merge(value.get("usage"), message, answer)
+        answer.is_usage_final = True
+    elif kind == "message_stop":
+        answer.is_terminated = True
+    elif kind == "error":
+        answer.fail(error_text(value.get("error")) or "error without a message")
 
 
-def _read_block(block: dict[str, Json], index: int, answer: Growing) -> None:
+def _read_message(value: dict[str, Json], message: _Message, answer: Growing) -> None:
+    answer.model = word(value.get("model")) or answer.model
+    answer.response_id = word(value.get("id")) or answer.response_id
+    for index, block in enumerate(elements(value.get("content"))):
+        _read_block(members(block), (message.number, index), answer)
+    answer.finish(word(value.get("stop_reason")))
+    _merge(value.get("usage"), message, answer)
+
+
+def _read_block(block: dict[str, Json], key: Hashable, answer: Growing) -> None:
     kind = string(block.get("type"))
     if kind == "text":
         answer.say(string(block.get("text")))
     elif kind == "thinking":
-        answer.think(string(block.get("thinking")), index)
+        answer.think(string(block.get("thinking")), key)
     elif kind.endswith("tool_use"):
-        call = answer.call(index)
+        call = answer.call(key)
         call.id, call.name = word(block.get("id")), string(block.get("name"))
         call.value = block.get("input")
         call.is_server = kind != "tool_use"  # server_tool_use, mcp_tool_use
 
 
-def _read_delta(delta: dict[str, Json], index: int, answer: Growing) -> None:
+def _read_delta(delta: dict[str, Json], key: Hashable, answer: Growing) -> None:
     kind = delta.get("type")
     if kind == "text_delta":
         answer.say(string(delta.get("text")))
     elif kind == "thinking_delta":
-        answer.think(string(delta.get("thinking")), index)
-    elif kind == "input_json_delta":
-        if index in answer.choice().calls:
-            answer.call(index).pieces.append(string(delta.get("partial_json")))
-        else:
-            answer.problems.add("tool input for a block that is no tool call")
+        answer.think(string(delta.get("thinking")), key)
+    elif kind == "input_json_delta" and key in answer.choice().calls:
+        # Before any text an empty object stands in for the input; it counts only if none comes.
+        answer.call(key).pieces.append(string(delta.get("partial_json")))
 
 
-def _merge(usage: dict[str, Json], reported: Json, answer: Growing) -> None:
+def _merge(reported: Json, message: _Message, answer: Growing) -> None:
     """Later reports replace the counts they name; the first holds the input, the last the rest."""
     found = {name: value for name, value in members(reported).items() if value is not None}
     if found:
-        usage.update(found)
-        answer.usage = _usage(dict(usage))
+        message.usage.update(found)
+        answer.usage = _usage(dict(message.usage))
 
 
 def _usage(usage: dict[str, Json]) -> Usage:
-    fresh, completion = whole(usage.get("input_tokens")), whole(usage.get("output_tokens"))
-    read, written = (
-        whole(usage.get(f"cache_{kind}_input_tokens")) for kind in ("read", "creation")
-    )
-    prompt = None if fresh is None else fresh + (read or 0) + (written or 0)
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        total_tokens=None if None in (prompt, completion) else (prompt or 0) + (completion or 0),
-        cached_tokens=read,
-        cache_write_tokens=written,
-        reasoning_tokens=whole(at(usage, "output_tokens_details", "thinking_tokens")),
-        raw=usage,
+    read = whole(usage.get("cache_read_input_tokens"))
+    written = whole(usage.get("cache_creation_input_tokens"))
+    return usage_of(
+        usage,
+        known_sum(whole(usage.get("input_tokens")), read, written),
+        whole(usage.get("output_tokens")),
+        cached=read,
+        cache_write=written,
+        reasoning=whole(at(usage, "output_tokens_details", "thinking_tokens")),
     )

@@ -18,7 +18,17 @@ from proxy.decode import anthropic, openai_chat
 from proxy.decode.accumulate import Growing
 from proxy.decode.failure import error_text
 from proxy.decode.framing import Event
-from proxy.decode.jsonvalue import BROKEN, at, elements, members, read_json, string, whole, word
+from proxy.decode.jsonvalue import (
+    BROKEN,
+    at,
+    elements,
+    first_count,
+    members,
+    read_json,
+    string,
+    whole,
+    word,
+)
 from proxy.decode.problems import Problems
 from proxy.decode.prompts import (
     joined,
@@ -28,6 +38,7 @@ from proxy.decode.prompts import (
     user_message,
     without,
 )
+from proxy.decode.usage import known_sum, usage_of
 
 # Bodies of older families: where text, finish reason and counts stand in a plain answer or event.
 _TEXT_PLACES: tuple[tuple[str | int, ...], ...] = (
@@ -158,20 +169,18 @@ def _read_exception(event: Event, answer: Growing) -> bool:
 
 def _usage(raw: Json) -> Usage:
     usage = members(raw)
-    fresh, completion = whole(usage.get("inputTokens")), whole(usage.get("outputTokens"))
     read, written = (
-        _first_count(usage, f"cache{kind}InputTokens", f"cache{kind}InputTokenCount")
+        first_count(usage, f"cache{kind}InputTokens", f"cache{kind}InputTokenCount")
         for kind in ("Read", "Write")
     )
-    prompt = None if fresh is None else fresh + (read or 0) + (written or 0)
-    total = whole(usage.get("totalTokens"))
-    if total is None and prompt is not None and completion is not None:
-        total = prompt + completion
-    return Usage(prompt, completion, total, read, written, raw=raw)
-
-
-def _first_count(usage: dict[str, Json], *names: str) -> int | None:
-    return next((n for name in names if (n := whole(usage.get(name))) is not None), None)
+    return usage_of(
+        raw,
+        known_sum(whole(usage.get("inputTokens")), read, written),
+        whole(usage.get("outputTokens")),
+        whole(usage.get("totalTokens")),
+        cached=read,
+        cache_write=written,
+    )
 
 
 def read_invoke_answer(events: Iterable[Event], answer: Growing) -> None:
@@ -223,11 +232,9 @@ def _read_older_family(documents: list[Event], answer: Growing) -> None:
         answer.is_terminated = answer.is_terminated or reason is not None
         metrics = members(at(event.value, _METRICS))
         counts = metrics or members(event.value)
-        prompt = _first_count(
-            counts, "inputTokenCount", "prompt_token_count", "inputTextTokenCount"
-        )
-        completion = _first_count(counts, "outputTokenCount", "generation_token_count")
+        prompt = first_count(counts, "inputTokenCount", "prompt_token_count", "inputTextTokenCount")
+        completion = first_count(counts, "outputTokenCount", "generation_token_count")
         if completion is None:
             completion = whole(at(event.value, "results", 0, "tokenCount"))
         if prompt is not None and completion is not None:
-            answer.usage = Usage(prompt, completion, prompt + completion, raw=metrics or None)
+            answer.usage = usage_of(metrics or None, prompt, completion)

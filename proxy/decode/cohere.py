@@ -21,6 +21,7 @@ from proxy.decode.prompts import (
     text_parts,
     without,
 )
+from proxy.decode.usage import usage_of
 
 
 def read_prompt(body: dict[str, Json]) -> Prompt:
@@ -107,12 +108,9 @@ def _read_end(end: dict[str, Json], answer: Growing) -> None:
 def _usage(raw: Json) -> Usage:
     """Tokens as the model counted them; what is billed (without templates) only if that is all."""
     counted = members(at(raw, "tokens")) or members(at(raw, "billed_units"))
-    prompt, completion = (whole(counted.get(f"{side}_tokens")) for side in ("input", "output"))
-    total = prompt + completion if prompt is not None and completion is not None else None
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        total_tokens=total,
-        cached_tokens=whole(at(raw, "cached_tokens")),
-        raw=raw,
+    return usage_of(
+        raw,
+        whole(counted.get("input_tokens")),
+        whole(counted.get("output_tokens")),
+        cached=whole(at(raw, "cached_tokens")),
     )

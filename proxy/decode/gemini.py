@@ -24,6 +24,7 @@ from proxy.decode.prompts import (
     user_message,
     without,
 )
+from proxy.decode.usage import known_sum, usage_of
 
 # google.ai.generativelanguage.v1beta.Candidate.FinishReason
 _FINISH_REASONS = (
@@ -145,17 +146,12 @@ def _enum(value: Json, names: tuple[str, ...]) -> str | None:
 
 def _usage(raw: Json) -> Usage:
     usage = members(raw)
-    prompt, thoughts = whole(usage.get("promptTokenCount")), whole(usage.get("thoughtsTokenCount"))
-    visible = whole(usage.get("candidatesTokenCount"))
-    completion = None if visible is None and thoughts is None else (visible or 0) + (thoughts or 0)
-    total = whole(usage.get("totalTokenCount"))
-    if total is None and prompt is not None and completion is not None:
-        total = prompt + completion
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        total_tokens=total,
-        cached_tokens=whole(usage.get("cachedContentTokenCount")),
-        reasoning_tokens=thoughts,
-        raw=raw,
+    thoughts = whole(usage.get("thoughtsTokenCount"))
+    return usage_of(
+        raw,
+        whole(usage.get("promptTokenCount")),
+        known_sum(whole(usage.get("candidatesTokenCount")), thoughts),
+        whole(usage.get("totalTokenCount")),
+        cached=whole(usage.get("cachedContentTokenCount")),
+        reasoning=thoughts,
     )

@@ -115,6 +115,11 @@ def whole(value: Json) -> int | None:
     return int(value) if isinstance(value, float) and value.is_integer() else None
 
 
+def first_count(value: dict[str, Json], *names: str) -> int | None:
+    """The first of these members that is a count."""
+    return next((n for name in names if (n := whole(value.get(name))) is not None), None)
+
+
 def at(value: Json | Broken, *path: str | int) -> Json:
     """What lies at the end of a path of member names and positions; None where it breaks off."""
     found: Json | Broken = value

@@ -22,6 +22,7 @@ from proxy.decode.prompts import (
     user_message,
     without,
 )
+from proxy.decode.usage import usage_of
 
 _COUNTS = (
     *("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration"),
@@ -89,5 +90,4 @@ def _usage(value: dict[str, Json]) -> Usage | None:
     prompt, completion = whole(raw.get("prompt_eval_count")), whole(raw.get("eval_count"))
     if prompt is None and completion is None:
         return None
-    total = prompt + completion if prompt is not None and completion is not None else None
-    return Usage(prompt, completion, total, raw=raw)
+    return usage_of(raw, prompt, completion)

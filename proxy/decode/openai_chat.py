@@ -16,7 +16,7 @@ from proxy.call import Json, Prompt, Usage
 from proxy.decode.accumulate import Growing, PartialCall
 from proxy.decode.failure import reported_error
 from proxy.decode.framing import DONE, Event
-from proxy.decode.jsonvalue import at, elements, members, string, whole, word
+from proxy.decode.jsonvalue import at, elements, first_count, members, string, whole, word
 from proxy.decode.prompts import (
     last_user_text,
     messages_of,
@@ -26,6 +26,7 @@ from proxy.decode.prompts import (
     text_parts,
     without,
 )
+from proxy.decode.usage import usage_of
 
 
 def read_prompt(body: dict[str, Json]) -> Prompt:
@@ -160,20 +161,16 @@ def _grow(call: PartialCall, function: dict[str, Json]) -> None:
 def read_usage(raw: Json) -> Usage:
     """Usage as Chat Completions and Completions report it."""
     usage = members(raw)
-    prompt, completion = whole(usage.get("prompt_tokens")), whole(usage.get("completion_tokens"))
-    total = whole(usage.get("total_tokens"))
-    if total is None and prompt is not None and completion is not None:
-        total = prompt + completion
-    prompt_parts = usage.get("prompt_tokens_details")
-    cached = whole(at(prompt_parts, "cached_tokens"))
+    parts = usage.get("prompt_tokens_details")
+    cached = whole(at(parts, "cached_tokens"))
     if cached is None:  # DeepSeek; Moonshot
-        cached = whole(usage.get("prompt_cache_hit_tokens")) or whole(usage.get("cached_tokens"))
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        total_tokens=total,
-        cached_tokens=cached,
-        cache_write_tokens=whole(at(prompt_parts, "cache_write_tokens")),
-        reasoning_tokens=whole(at(usage, "completion_tokens_details", "reasoning_tokens")),
-        raw=raw,
+        cached = first_count(usage, "prompt_cache_hit_tokens", "cached_tokens")
+    return usage_of(
+        raw,
+        whole(usage.get("prompt_tokens")),
+        whole(usage.get("completion_tokens")),
+        whole(usage.get("total_tokens")),
+        cached=cached,
+        cache_write=whole(at(parts, "cache_write_tokens")),
+        reasoning=whole(at(usage, "completion_tokens_details", "reasoning_tokens")),
     )

@@ -28,6 +28,7 @@ from proxy.decode.prompts import (
     user_message,
     without,
 )
+from proxy.decode.usage import usage_of
 
 _FINAL_EVENTS = frozenset(
     f"response.{status}" for status in ("completed", "incomplete", "failed", "cancelled")
@@ -207,16 +208,12 @@ def _read_call(item: dict[str, Json], kind: str, answer: Growing) -> None:
 
 def _usage(raw: Json) -> Usage:
     usage = members(raw)
-    prompt, completion = whole(usage.get("input_tokens")), whole(usage.get("output_tokens"))
-    total = whole(usage.get("total_tokens"))
-    if total is None and prompt is not None and completion is not None:
-        total = prompt + completion
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        total_tokens=total,
-        cached_tokens=whole(at(usage, "input_tokens_details", "cached_tokens")),
-        cache_write_tokens=whole(at(usage, "input_tokens_details", "cache_write_tokens")),
-        reasoning_tokens=whole(at(usage, "output_tokens_details", "reasoning_tokens")),
-        raw=raw,
+    return usage_of(
+        raw,
+        whole(usage.get("input_tokens")),
+        whole(usage.get("output_tokens")),
+        whole(usage.get("total_tokens")),
+        cached=whole(at(usage, "input_tokens_details", "cached_tokens")),
+        cache_write=whole(at(usage, "input_tokens_details", "cache_write_tokens")),
+        reasoning=whole(at(usage, "output_tokens_details", "reasoning_tokens")),
     )
