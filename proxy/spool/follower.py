@@ -51,7 +51,9 @@ class Tracked:
         self.size_bytes = 0
 
     def add(self, number: int, item: Found) -> None:
-        self.is_damaged |= item.header.part != self.next_part or not item.is_good
+        if item.header.part < self.next_part:
+            return  # carried before
+        self.is_damaged |= item.header.part > self.next_part or not item.is_good
         self.next_part = item.header.part + 1
         if item.is_good:
             self.positions.append(number << 32 | item.offset)
@@ -146,7 +148,7 @@ class SlotFollower:
             later = next((n for n in slot.segments(self._path) if n > self._number), None)
             if self._file is not None:
                 before = self._offset
-                if not self._scan(self._file, wanted):
+                if not self._scan(self._file, wanted, before + SCAN_BYTES_MAX):
                     return False
                 scanned_bytes += self._offset - before
             if later is None:
@@ -156,17 +158,20 @@ class SlotFollower:
                 return False
         return False
 
-    def _scan(self, file: io.FileIO, wanted: int) -> bool:
-        """Read the current segment to its present end; False where `wanted` came first."""
-        with contextlib.suppress(OSError):  # a failing disk: the rest of this segment is skipped
+    def _scan(self, file: io.FileIO, wanted: int, limit: int) -> bool:
+        """Read the current segment to its present end; False where a limit came first."""
+        try:
             for item in walk(file.fileno(), self._offset):
                 if isinstance(item, Found):
                     self._take(item)
                 else:
                     self._note_damage(item.offset, item.end)
                 self._offset = item.end
-                if len(self.ready) >= wanted:
+                if len(self.ready) >= wanted or self._offset >= limit:
                     return False
+        except OSError:  # a failing disk: what it does not give back may come back another day
+            self._segments[self._number].is_kept = True
+            self._is_blind = True
         return True
 
     def _begin(self, number: int) -> bool:
@@ -279,7 +284,7 @@ class SlotFollower:
         for number, segment in list(self._segments.items()):
             if number >= self._number or segment.waiting or segment.is_kept:
                 continue
-            self._journal.sync()
+            self._journal.secure()
             try:
                 slot.segment_path(self._path, number).unlink(missing_ok=True)
             except OSError:

@@ -81,7 +81,7 @@ class Journal:
             else:
                 self._append(_record(self.settled, self._owed))
             self._owed.clear()
-        self._write_page()
+            self._write_page()
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """The segment that held these calls' STARTs is gone."""
@@ -89,8 +89,13 @@ class Journal:
         gone = set(keys)
         self._owed = [entry for entry in self._owed if entry[1] not in gone]
 
-    def sync(self) -> None:
-        """Make it survive a power cut: before segments are deleted that it speaks of."""
+    def secure(self) -> None:
+        """Before segments are deleted that it speaks of: make it survive a power cut.
+
+        On a full disk only deleting makes room for the journal, so then the page has to do.
+        """
+        if self._owed:
+            self._write_page()
         with contextlib.suppress(OSError):
             os.fdatasync(self._fd)
 

@@ -12,6 +12,7 @@ the middle of a write; it looks again. New counters come last; a shorter page re
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Sequence
@@ -33,8 +34,7 @@ class Page:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(path, flags, 0o600)
         if os.fstat(self._fd).st_size < PAGE_BYTES:
-            os.pwrite(self._fd, bytes(PAGE_BYTES), 0)
-            os.fsync(self._fd)
+            self._fill()
 
     def write(self, counters: Sequence[int]) -> None:
         """Raises OSError."""
@@ -42,6 +42,15 @@ class Page:
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def _fill(self) -> None:
+        try:
+            if os.pwrite(self._fd, bytes(PAGE_BYTES), 0) < PAGE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._fd)
+        except OSError:
+            os.close(self._fd)
+            raise
 
 
 def pack(counters: Sequence[int]) -> bytes:

@@ -96,8 +96,9 @@ class SpoolReader:
 
     def _read_slot(self, number: int, wanted: int) -> Iterator[Delivery]:
         follower = self._followers[number]
-        for _ in range(wanted):
-            follower.advance(1)
+        for done in range(wanted):
+            if not follower.ready:
+                follower.advance(wanted - done)
             if not follower.ready:
                 break
             call = follower.ready.popleft()

@@ -1,8 +1,8 @@
 """Writer: appends what the gateway sees to the slot's segments. The gateway's only cost.
 
 One `writev` per record, no lock, no wait. After construction nothing here raises: what cannot be
-written is counted by reason in the slot's page and the call goes on. Every append is tried anew, so
-the writer recovers by itself when space returns.
+written is counted by reason in the slot's page and the call goes on. The writer recovers
+by itself when space returns.
 
 Rules
 - A call is captured by its START. Without it the later records are refused, uncounted.
@@ -11,13 +11,15 @@ Rules
 - The last sixteenth of `max_bytes` is for heads and ends: when space runs out bodies go first,
   then new calls; a call that was begun always gets its end. An END that the disk refuses is
   written as soon as the disk takes anything again.
-- After a short write or an I/O error the segment is left as it is and a new one begun.
+- After a short write or an I/O error the segment is left as it is and a new one begun, at most ten
+  a second: a disk that fails each time must not be filled with beginnings.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import time
 from collections.abc import Callable
@@ -37,6 +39,8 @@ from proxy.spool.totals import Loss
 SEGMENT_BYTES = 64 * 1024 * 1024
 SEGMENT_S = 10.0
 SYNC_S = 0.02
+RETRY_S = 0.1  # between new segments on a disk that fails
+SUSPECT_S = 1.0  # age of a segment whose sync failed
 MEASURE_S = 0.1  # how often a full spool is measured again
 OWED_ENDS_MAX = 10_000
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -85,10 +89,13 @@ class SpoolWriter:
             self._page.write(self._counters.counters())
         except OSError as error:
             os.close(self._lock)
-            raise SpoolUnusable(f"{self._path}: {error.strerror}; nothing is recorded") from error
+            raise SpoolUnusable(
+                f"{self._path}: {error.strerror}; make room, or move what lies in its way"
+            ) from error
         self._fd: int | None = None
         self._offset = 0
-        self._sealed_at = 0.0
+        self._begun_at = self._failed_at = -math.inf
+        self._errno = 0
         self._is_boot_due = True
         self._is_closed = False
         self._used, self._measured_at = 0, 0.0
@@ -172,7 +179,7 @@ class SpoolWriter:
 
     def _append_start(self, start: Start) -> Loss | None:
         payload = _encoded(start)
-        if payload is None or len(payload) > PAYLOAD_BYTES_MAX:
+        if payload is None:
             return Loss.TOO_LARGE
         if not self._has_room(self._max_bytes):
             return Loss.SPOOL_FULL
@@ -206,13 +213,13 @@ class SpoolWriter:
             written = os.writev(fd, (header, payload))
         except OSError as error:
             if error.errno not in _NO_SPACE:
-                self._retire()
+                self._give_up(error.errno or errno.EIO)
             return Loss.DISK_FULL if error.errno in _NO_SPACE else Loss.IO_ERROR
         self._offset += written
         self._used += written
         self._sync.wake()
         if written != size:
-            self._retire()
+            self._give_up(errno.ENOSPC)
             return Loss.DISK_FULL
         return None
 
@@ -231,12 +238,10 @@ class SpoolWriter:
 
     def _segment_for(self, size: int) -> int:
         """The segment that takes the next record, a new one where that is due."""
-        if self._fd is not None and self._sync.has_failed:
-            self._retire()
-        is_due = self._offset > 0 and (
-            self._offset + size > self._segment_bytes or self._clock() >= self._sealed_at
-        )
-        if self._fd is not None and not is_due:
+        now = self._clock()
+        if self._fd is None and now < self._failed_at + RETRY_S:
+            raise OSError(self._errno, "a moment ago")
+        if self._fd is not None and not self._is_sealed(now, size):
             return self._fd
         try:
             fd = self._create()
@@ -245,11 +250,22 @@ class SpoolWriter:
                 raise
             return self._fd  # no descriptor or inode to be had: the old one may grow
         self._retire()
-        self._fd, self._offset = fd, 0
-        self._sealed_at = self._clock() + self._segment_s
+        self._fd, self._offset, self._begun_at = fd, 0, now
         self._sync.follow(fd)
         self._measure()
         return fd
+
+    def _is_sealed(self, now: float, size: int) -> bool:
+        """Whether the current segment, if anything is in it, has its size or its age."""
+        if self._offset == 0:
+            return False
+        age_max = SUSPECT_S if self._sync.has_failed else self._segment_s
+        return self._offset + size > self._segment_bytes or now >= self._begun_at + age_max
+
+    def _give_up(self, number: int) -> None:
+        """Leave the segment as it is; a new one is tried after a moment."""
+        self._retire()
+        self._failed_at, self._errno = self._clock(), number
 
     def _create(self) -> int:
         while True:
@@ -292,8 +308,9 @@ class SpoolWriter:
 
 
 def _encoded(noun: Start | AnswerHead | End) -> bytes | None:
-    """The record's payload; None where a text in it has no UTF-8 form."""
+    """The record's payload; None where a text in it has no UTF-8 form, or it is too large."""
     try:
-        return noun.to_bytes()
+        payload = noun.to_bytes()
     except TypeError:
         return None
+    return payload if len(payload) <= PAYLOAD_BYTES_MAX else None
