@@ -78,7 +78,9 @@ _ASSIGNED = r"""['"\\ \t]{0,4}(?::=|=>|=|:|,)['"\\ \t]{0,4}"""
 
 
 def _prefixed(name: str, pattern: str, *keywords: str) -> Rule:
-    return Rule(name, rf"\b(?:{pattern})", keywords, is_not_placeholder)
+    """A token told by its prefix, at the start of a word or behind a JSON or percent escape."""
+    start = r"(?:\b|\\[nrtbf]|%[0-9A-Fa-f]{2})"
+    return Rule(name, rf"{start}({pattern})", keywords, is_not_placeholder)
 
 
 SECRETS: tuple[Rule, ...] = (
@@ -271,8 +273,8 @@ SECRETS: tuple[Rule, ...] = (
     ),
     Rule(
         "authorization",
-        r"(?i:\bbearer[ \t]+)([A-Za-z0-9._~+/\-]{20,}=*)"
-        r"|(?i:\bauthorization['\"\\ \t]{0,4}[:=]['\"\\ \t]{0,4}basic[ \t]+)([A-Za-z0-9+/]{12,}=*)",
+        r"(?i:(?:\b|\\[nrtbf])bearer[ \t]+)([A-Za-z0-9._~+/\-]{20,}=*)"
+        r"|(?i:authorization['\"\\ \t]{0,4}[:=]['\"\\ \t]{0,4}basic[ \t]+)([A-Za-z0-9+/]{12,}=*)",
         (r"bearer[ \t]+[a-z0-9._~+/\-]{20}", "basic[ \\t]+[a-z0-9+/]{12}"),
         is_not_placeholder,
     ),
