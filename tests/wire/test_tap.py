@@ -1,0 +1,147 @@
+"""Tap: counts, hashes and keeps what passes; never harms the call."""
+
+from hashlib import sha256
+from time import monotonic_ns, time_ns
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.exchange import Outcome, Start
+from proxy.wire.tap import Tap, mint_id
+from tests.fakes import MemorySink
+
+ID = UUID(int=7)
+
+
+class Faults:
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self):
+        self.count += 1
+
+
+def opened(sink, room=1000, faults=None):
+    start = Start(ID, 0, "openai", "openai", "chat.completions", "POST", "/v1/chat/completions")
+    return Tap.open(sink, start, monotonic_ns(), room, faults or Faults())
+
+
+def test_bodies_are_kept_counted_and_hashed():
+    sink = MemorySink()
+    tap = opened(sink)
+    tap.request(b"ab")
+    tap.request(b"c")
+    tap.request_complete()
+    tap.head(200, (("content-type", "x"),))
+    tap.response(b"12")
+    tap.response(b"345")
+    tap.end(Outcome.COMPLETE)
+    exchange = sink[ID]
+    assert exchange.request == b"abc"
+    assert [piece.data for piece in exchange.response] == [b"12", b"345"]
+    assert (exchange.head.status, exchange.head.headers) == (200, (("content-type", "x"),))
+    end = exchange.end
+    assert (end.outcome, end.error, end.request_complete) == (Outcome.COMPLETE, None, True)
+    assert (end.request_bytes, end.request_kept) == (3, 3)
+    assert (end.response_bytes, end.response_kept) == (5, 5)
+    assert end.request_sha256 == sha256(b"abc").hexdigest()
+    assert end.response_sha256 == sha256(b"12345").hexdigest()
+    assert sink.order == ["start", "request", "request", "head", "response", "response", "end"]
+
+
+def test_times_are_offsets_that_do_not_go_back():
+    sink = MemorySink()
+    tap = opened(sink)
+    tap.response(b"1")
+    tap.response(b"2")
+    tap.end(Outcome.COMPLETE)
+    times = [0, *(piece.at_us for piece in sink[ID].response), sink[ID].end.at_us]
+    assert times == sorted(times)
+    assert times[-1] < 60_000_000
+
+
+@given(st.lists(st.binary(min_size=1, max_size=9)), st.integers(1, 40))
+def test_what_is_kept_is_a_prefix_within_the_room(pieces, room):
+    """For every split: kept = the first `room` bytes; size and hash are of the whole."""
+    sink = MemorySink()
+    tap = opened(sink, room)
+    for piece in pieces:
+        tap.request(piece)
+        tap.response(piece)
+    tap.end(Outcome.COMPLETE)
+    whole, end = b"".join(pieces), sink[ID].end
+    assert sink[ID].request == sink[ID].response_body == whole[:room]
+    assert end.request_kept == end.response_kept == len(whole[:room])
+    assert end.request_bytes == end.response_bytes == len(whole)
+    assert end.request_sha256 == end.response_sha256 == sha256(whole).hexdigest()
+
+
+def test_after_a_piece_that_was_not_taken_no_later_one_is_kept():
+    sink = MemorySink()
+    tap = opened(sink)
+    tap.response(b"one")
+    sink.accepts = False
+    tap.response(b"two")
+    sink.accepts = True
+    tap.response(b"three")
+    tap.end(Outcome.COMPLETE)
+    assert sink[ID].response_body == b"one"
+    assert (sink[ID].end.response_kept, sink[ID].end.response_bytes) == (3, 11)
+
+
+def test_a_call_that_the_sink_does_not_take_has_no_tap():
+    sink, faults = MemorySink(), Faults()
+    sink.accepts = False
+    assert opened(sink, faults=faults) is None
+    assert faults.count == 0
+
+
+@pytest.mark.parametrize("where", ["start", "request", "head", "response", "end"])
+def test_a_sink_that_raises_is_counted_once_and_never_felt(where):
+    sink, faults = MemorySink(), Faults()
+    sink.raises_in = where
+    tap = opened(sink, faults=faults)
+    if tap is not None:
+        tap.request(b"a")
+        tap.head(200, ())
+        tap.response(b"b")
+        tap.response(b"c")
+        tap.end(Outcome.COMPLETE)
+    assert faults.count == 1
+    assert (tap is None) == (where == "start")
+    # The end is kept, so that no exchange stays open for ever.
+    assert [e.end.outcome for e in sink.ended] == (
+        [] if where in ("start", "end") else [Outcome.COMPLETE]
+    )
+
+
+def test_the_first_end_counts_and_nothing_follows_it():
+    sink = MemorySink()
+    tap = opened(sink)
+    tap.end(Outcome.UPSTREAM_RESET, "cut")
+    tap.end(Outcome.COMPLETE)
+    tap.request(b"late")
+    tap.head(200, ())
+    tap.response(b"late")
+    assert sink.order == ["start", "end"]
+    assert (sink[ID].end.outcome, sink[ID].end.error) == (Outcome.UPSTREAM_RESET, "cut")
+    assert not sink[ID].end.request_complete
+
+
+def test_an_answer_recorded_elsewhere_is_marked():
+    sink = MemorySink()
+    tap = opened(sink)
+    tap.head(200, (), is_recorded_elsewhere=True)
+    tap.end(Outcome.COMPLETE)
+    assert sink[ID].end.is_recorded_elsewhere
+
+
+def test_ids_are_uuid_7_in_the_order_of_time():
+    now = time_ns()
+    ids = [mint_id(now + step * 1000) for step in range(100)]
+    assert {(id.version, id.variant) for id in ids} == {(7, "specified in RFC 4122")}
+    assert ids == sorted(ids)
+    assert len({mint_id(now) for _ in range(1000)}) == 1000
+    assert ids[0].int >> 80 == now // 1_000_000
