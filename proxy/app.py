@@ -13,17 +13,17 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any, TypeVar
 
 from proxy.admin.server import AdminServer
-from proxy.config import Config, split_listen
+from proxy.config import Config
 from proxy.errors import SpoolUnusable, StoreMisconfigured, StoreUnavailable
 from proxy.log import configure, event
 from proxy.metrics import GatewayMetrics, RecorderMetrics
+from proxy.probe import gateway_answers
 from proxy.recorder import RETRY_MAX_S, Recorder
 from proxy.spool.reader import SpoolReader
-from proxy.spool.totals import read_totals
+from proxy.spool.totals import read_totals, summed
 from proxy.spool.writer import SpoolWriter
 from proxy.store import embedded
 from proxy.store.migrate import migrate
@@ -32,7 +32,6 @@ from proxy.wire.server import Gateway
 
 T = TypeVar("T")
 
-_LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 FLUSH_S = 5.0  # how long a recorder that is asked to stop works on what is in the spool
 
 
@@ -51,7 +50,7 @@ def run_recorder(config: Config, lifeline: int | None) -> None:
     _run(config, lambda: _recorder(config, lifeline))
 
 
-def run_admin(config: Config, sock: socket.socket | None, lifeline: int | None) -> None:
+def run_admin(config: Config, sock: socket.socket, lifeline: int | None) -> None:
     """Serve health and metrics until asked to stop."""
     _run(config, lambda: _admin(config, sock, lifeline))
 
@@ -106,7 +105,7 @@ async def _count(gateway: Gateway, metrics: GatewayMetrics) -> None:
 
     while True:
         stats = gateway.stats
-        metrics.connections.set(stats.connections)
+        metrics.connections.set(gateway.connections)
         for kind in ("recorded", "passthrough", "refused"):
             metrics.requests.labels(kind).inc(gained(kind, getattr(stats, kind)))
         metrics.tap_faults.inc(gained("tap_faults", stats.tap_faults))
@@ -164,13 +163,13 @@ async def _until_stopped(
     return None
 
 
-async def _admin(config: Config, sock: socket.socket | None, lifeline: int | None) -> None:
+async def _admin(config: Config, sock: socket.socket, lifeline: int | None) -> None:
     stop = _stop_event(lifeline)
     admin = AdminServer(
         config,
-        spool_totals=lambda: read_totals(config.spool_dir),
+        spool_sums=lambda: summed(read_totals(config.spool_dir)),
         store_answers=lambda: store_answers(config),
-        gateway_answers=lambda: gateway_answers(config),
+        gateway_answers=lambda: gateway_answers(config.gateway.listen),
     )
     await admin.start(sock)
     await stop.wait()
@@ -188,27 +187,6 @@ async def store_answers(config: Config) -> bool:
         return True
     finally:
         await store.close()
-
-
-async def gateway_answers(config: Config, timeout_s: float = 2.0) -> bool:
-    """Whether the local gateway answers an HTTP request."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            reader, writer = await _connect(config.gateway.listen)
-            writer.write(b"GET /telemetry/v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            answer = await reader.read(5)
-            writer.close()
-            return answer == b"HTTP/"
-    except (OSError, TimeoutError):
-        return False
-
-
-async def _connect(listen: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    where = split_listen(listen)
-    if isinstance(where, Path):
-        return await asyncio.open_unix_connection(where)
-    host, port = where
-    return await asyncio.open_connection(_LOCAL.get(host, host), port)
 
 
 def _stop_event(lifeline: int | None) -> asyncio.Event:

@@ -8,15 +8,15 @@ record keeps metadata only.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from proxy.call import Json, ModelCall, Usage
 from proxy.config import Config
 from proxy.decode.dispatch import decode
-from proxy.enrich import tokens
 from proxy.enrich.cost import cost_usd
 from proxy.enrich.redact import Redactor, metadata_only
-from proxy.enrich.sessions import Identity, identify
+from proxy.enrich.sessions import Hints, Identity, identify
+from proxy.enrich.tokens import TokenCounter
 from proxy.exchange import End, Exchange, Outcome
 from proxy.labels import REQUEST_ID_HEADERS
 from proxy.log import describe
@@ -29,6 +29,7 @@ class _Counted:
 
     usage: Usage
     source: str | None
+    problems: tuple[str, ...] = ()
 
 
 class Assembler:
@@ -37,6 +38,7 @@ class Assembler:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._redactor = Redactor(config.redaction)
+        self._counter = TokenCounter()
 
     def record(self, exchange: Exchange, *, is_damaged: bool = False) -> TelemetryRecord:
         """The row of one exchange: decoded, counted, priced, redacted."""
@@ -44,38 +46,50 @@ class Assembler:
         identity = identify(exchange.start, call.prompt)
         end = exchange.end or _crashed_end(exchange)
         outcome = _outcome(exchange, end, call)
-        counted = self._counted(exchange, call, outcome)
-        problems = [*call.problems, *(["spool damaged"] if is_damaged else [])]
+        counted = self._counted(exchange, call)
+        damage = ["spool: parts of this exchange were damaged"] if is_damaged else []
+        problems = [*call.problems, *counted.problems, *damage]
         record = _row(exchange, call, identity, end, outcome, counted, problems)
         price = cost_usd(
-            exchange.start.upstream, record.model_used, counted.usage, self._config.prices
+            exchange.start.upstream,
+            record.model_used,
+            counted.usage,
+            self._config.prices,
+            at=exchange.start.started_at,
         )
         return self._redacted(replace(record, cost_usd=price), exchange)
 
-    def _counted(self, exchange: Exchange, call: ModelCall, outcome: Outcome) -> _Counted:
+    def _counted(self, exchange: Exchange, call: ModelCall) -> _Counted:
         """Provider usage; otherwise, or where a stream broke off, the tokenizer's estimate."""
         usage = call.answer.usage
         if usage is not None and usage.is_final:
             return _Counted(usage, "provider")
-        status = exchange.head.status if exchange.head else None
-        is_answered = status is not None and status < 400
+        is_answered = exchange.head is not None and exchange.head.status < 400
         if not self._config.tokens.estimate or not is_answered:
             return _Counted(usage or Usage(), "partial_stream" if usage else None)
-        completion = tokens.estimate_completion(call)
-        if usage is not None:
-            completion = max(completion, usage.completion_tokens or 0)
-            prompt = usage.prompt_tokens
-            total = None if prompt is None else prompt + completion
-            usage = replace(usage, completion_tokens=completion, total_tokens=total)
-            return _Counted(usage, "partial_stream")
-        prompt = tokens.estimate_prompt(call, exchange.start.endpoint)
-        return _Counted(Usage(prompt, completion, prompt + completion), "tokenizer")
+        estimate = self._counter.estimate(call, exchange.start.endpoint)
+        if usage is None:
+            prompt, completion = estimate.prompt_tokens, estimate.completion_tokens
+            return _Counted(
+                Usage(prompt, completion, prompt + completion), "tokenizer", estimate.problems
+            )
+        completion = max(estimate.completion_tokens, usage.completion_tokens or 0)
+        known = usage.prompt_tokens
+        prompt = estimate.prompt_tokens if known is None else known
+        usage = replace(
+            usage,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+        )
+        return _Counted(usage, "partial_stream", estimate.problems)
 
     def _redacted(self, record: TelemetryRecord, exchange: Exchange) -> TelemetryRecord:
         try:
             clean, counts = self._redactor.redact(record, exchange.start)
         except Exception as error:  # noqa: BLE001 - fail closed for the data, open for the row
-            return metadata_only(_noted(record, "redaction failed", describe(error)))
+            noted = _noted(record, f"redaction failed: {describe(error)}")
+            return metadata_only(noted, with_labels=False)
         if counts:
             clean = _with_capture(clean, redactions=dict(counts))
         return metadata_only(clean) if exchange.start.content == "metadata" else clean
@@ -191,6 +205,8 @@ def _capture(
         found["session_source"] = identity.session_source
     if identity.turn:
         found["turn_label"] = identity.turn
+    if identity.hints != Hints():
+        found["hints"] = {k: v for k, v in asdict(identity.hints).items() if v is not None}
     if call.prompt.is_partial_context:
         found["context"] = "partial"
     if call.answer.response_id:
@@ -211,7 +227,8 @@ def _with_capture(record: TelemetryRecord, **more: Json) -> TelemetryRecord:
     return replace(record, capture={**(record.capture or {}), **more})
 
 
-def _noted(record: TelemetryRecord, *notes: str) -> TelemetryRecord:
+def _noted(record: TelemetryRecord, problem: str) -> TelemetryRecord:
     earlier = (record.capture or {}).get("problems")
-    known = earlier if isinstance(earlier, list) else []
-    return _with_capture(record, problems=[*known, ": ".join(notes)])
+    return _with_capture(
+        record, problems=[*(earlier if isinstance(earlier, list) else []), problem]
+    )

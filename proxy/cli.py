@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import socket
 import sys
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -36,7 +34,8 @@ class _Commands(click.Group):
         except click.exceptions.Exit as leave:
             sys.exit(leave.exit_code)
         except click.ClickException as error:
-            hint = f" (see {error.ctx.command_path} --help)" if _has_context(error) else ""
+            context = error.ctx if isinstance(error, click.UsageError) else None
+            hint = f" (see {context.command_path} --help)" if context else ""
             _fail(f"{error.format_message()}{hint}", error.exit_code)
         except ProxyError as error:
             _fail(str(error), error.exit_code)
@@ -50,10 +49,6 @@ class _Commands(click.Group):
                 raise
             _fail(f"internal error: {type(error).__name__} (AGENT_TELEMETRY_DEBUG=1 shows more)", 1)
         sys.exit(0)
-
-
-def _has_context(error: click.ClickException) -> bool:
-    return getattr(error, "ctx", None) is not None
 
 
 def _fail(text: str, code: int) -> NoReturn:
@@ -276,13 +271,14 @@ def status(config_path: Path | None, as_json: bool) -> None:
       agent-telemetry spool status
     """
     config = load(config_path)
-    from proxy.views.spool import report
+    from proxy.spool.totals import read_totals, summed
+    from proxy.views import spool as view
 
-    totals = _spool_totals(config)
+    sums = summed(read_totals(config.spool_dir))
     if as_json:
-        _print_json(report.as_json(totals))
+        _print_json(view.as_json(sums))
     else:
-        click.echo(report.as_text(totals))
+        click.echo(view.as_text(sums))
 
 
 @main.command()
@@ -299,6 +295,25 @@ def decode(file: Path, config_path: Path | None, as_json: bool) -> None:
     Example:
       agent-telemetry decode exchange.json --json
     """
+    from proxy.assemble import Assembler
+    from proxy.captured import read
+    from proxy.views import row as view
+
+    row = Assembler(load(config_path)).record(read(file)).as_row()
+    click.echo(view.as_json(row) if as_json else view.as_text(row))
+
+
+@main.command()
+def demo() -> None:
+    """See it work, offline: a scripted agent, a fake provider, the real gateway, the rows.
+
+    \b
+    Example:
+      agent-telemetry demo
+    """
+    from proxy.demo import run
+
+    asyncio.run(run(click.echo))
 
 
 def _role(config_path: Path | None, fd: int | None, listens: str | None) -> tuple[Config, Any]:
@@ -311,5 +326,17 @@ def _role(config_path: Path | None, fd: int | None, listens: str | None) -> tupl
         return config, None
     from proxy.supervise import listen, prepare
 
-    prepare(config, clear_metrics=False)
+    prepare(config)
     return config, listen(getattr(config, listens).listen, f"{listens}.listen")
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

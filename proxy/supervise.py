@@ -66,6 +66,7 @@ class Supervisor:
     def run(self) -> None:
         """Start everything, keep it running, stop it in order. Raises ProxyError before that."""
         prepare(self._config)
+        forget_metrics(self._config)
         gateway = listen(self._config.gateway.listen, "gateway.listen")
         admin = listen(self._config.admin.listen, "admin.listen")
         listener = configure(self._config.log)
@@ -186,11 +187,15 @@ class Supervisor:
 _SUFFIX = {"openai": "/v1"}
 
 
+def forget_metrics(config: Config) -> None:
+    """Drop the series of earlier runs."""
+    for file in config.metrics_dir.glob("*.db"):
+        file.unlink(missing_ok=True)
+
+
 def prepare(config: Config) -> None:
     """Make the directories this program writes. Raises ConfigError that names the key."""
     share_metrics(config)
-    for file in config.metrics_dir.glob("*.db"):
-        file.unlink(missing_ok=True)
     for key, path in (("data_dir", config.data_dir), ("spool.dir", config.spool_dir)):
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)

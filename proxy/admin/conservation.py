@@ -7,24 +7,31 @@ identity holds in every scrape.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 
-@dataclass(frozen=True, slots=True)
-class SpoolSums:
-    """The totals of all spools of one machine, added up."""
+class SpoolSums(Protocol):
+    """The totals of all spools of one machine, added up (`spool.totals.Totals`)."""
 
-    captured: int = 0
-    stored: int = 0
-    waiting: int = 0
-    quarantined: int = 0
-    lost: Mapping[str, int] = field(default_factory=dict)  # by reason
-    bytes_on_disk: int = 0
-    oldest_waiting_s: float = 0.0
+    @property
+    def captured(self) -> int: ...
+    @property
+    def stored(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def quarantined(self) -> int: ...
+    @property
+    def lost(self) -> Mapping[str, int]: ...  # by reason
+    @property
+    def disk_bytes(self) -> int: ...
+    @property
+    def oldest_waiting_at(self) -> datetime | None: ...
 
 
 class ConservationCollector(Collector):
@@ -62,10 +69,14 @@ class ConservationCollector(Collector):
             lost.add_metric((reason,), number)
         yield lost
         yield GaugeMetricFamily(
-            "agent_telemetry_spool_bytes", "Size of the spool on disk.", value=sums.bytes_on_disk
+            "agent_telemetry_spool_bytes", "Size of the spool on disk.", value=sums.disk_bytes
         )
         yield GaugeMetricFamily(
             "agent_telemetry_spool_oldest_seconds",
             "Age of the oldest call that is not yet stored.",
-            value=sums.oldest_waiting_s,
+            value=_age_s(sums.oldest_waiting_at),
         )
+
+
+def _age_s(since: datetime | None) -> float:
+    return max(0.0, (datetime.now(UTC) - since).total_seconds()) if since else 0.0

@@ -3,34 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
-from proxy.views.lines import count, duration
+from proxy.views.lines import duration
 
 
-def as_text(sums: Mapping[str, Any]) -> str:
+class Sums(Protocol):
+    """The totals of all spools of one machine, added up (`spool.totals.Totals`)."""
+
+    @property
+    def captured(self) -> int: ...
+    @property
+    def stored(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def quarantined(self) -> int: ...
+    @property
+    def lost(self) -> Mapping[str, int]: ...  # by reason
+    @property
+    def truncated(self) -> int: ...
+    @property
+    def disk_bytes(self) -> int: ...
+    @property
+    def oldest_waiting_at(self) -> datetime | None: ...
+
+
+def as_json(sums: Sums) -> dict[str, Any]:
+    """The totals as plain values; ages in seconds, sizes in bytes."""
+    return {
+        "captured": sums.captured,
+        "stored": sums.stored,
+        "waiting": sums.waiting,
+        "quarantined": sums.quarantined,
+        "lost": dict(sums.lost),
+        "truncated": sums.truncated,
+        "oldest_waiting_s": _age_s(sums),
+        "disk_bytes": sums.disk_bytes,
+    }
+
+
+def as_text(sums: Sums) -> str:
     """A few aligned lines: the conservation identity, age and size."""
-    lost: Mapping[str, int] = sums["lost"]
-    total_lost = sum(lost.values())
-    reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(lost.items()) if number)
+    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(sums.lost.items()) if n)
+    age_s = _age_s(sums)
     rows = [
-        ("captured", f"{sums['captured']:>10}"),
-        ("stored", f"{sums['stored']:>10}"),
-        ("waiting", f"{sums['waiting']:>10}" + _age(sums)),
-        ("quarantined", f"{sums['quarantined']:>10}"),
-        ("lost", f"{total_lost:>10}" + (f"  ({reasons})" if reasons else "")),
-        ("on disk", f"{_size(sums['bytes_on_disk']):>10}"),
+        ("captured", sums.captured, "calls of which a record was begun, ever"),
+        ("stored", sums.stored, ""),
+        ("waiting", sums.waiting, f"oldest {duration(int(age_s * 1000))}" if age_s else ""),
+        ("quarantined", sums.quarantined, ""),
+        ("lost", sum(sums.lost.values()), reasons),
+        ("on disk", _size(sums.disk_bytes), ""),
     ]
-    return "\n".join(f"{name:<12}{value}" for name, value in rows)
+    return "\n".join(f"{name:<12}{value:>10}  {note}".rstrip() for name, value, note in rows)
 
 
-def _age(sums: Mapping[str, Any]) -> str:
-    age_s = sums.get("oldest_waiting_s") or 0
-    return f"  (oldest {duration(int(age_s * 1000))})" if sums["waiting"] and age_s else ""
+def _age_s(sums: Sums) -> float | None:
+    since = sums.oldest_waiting_at
+    return max(0.0, (datetime.now(UTC) - since).total_seconds()) if since else None
 
 
 def _size(number: int) -> str:
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if number >= size:
             return f"{number / size:.1f} {unit}"
-    return f"{count(number)} B"
+    return f"{number} B"
