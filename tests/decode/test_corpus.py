@@ -7,8 +7,10 @@ from __future__ import annotations
 import importlib
 import random
 import sys
+import warnings
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -68,7 +70,10 @@ def recordings(rules: Any) -> list[Any]:
     """The recorded model calls."""
     found = rules.Exchange.__module__
     load = importlib.import_module(found).load
-    return [recorded for recorded in load(str(CORPUS)).values() if recorded.kind == "call"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it leaves its files to the collector
+        recordings = load(str(CORPUS)).values()
+    return [recorded for recorded in recordings if recorded.kind == "call"]
 
 
 def exchange_of(recorded: Any, cuts: list[int] | None = None) -> Exchange:
@@ -90,10 +95,7 @@ def exchange_of(recorded: Any, cuts: list[int] | None = None) -> Exchange:
         ),
         recorded.request_body,
         AnswerHead(0, recorded.status, tuple(recorded.response_headers.items())),
-        tuple(
-            Piece(at_us, body[start:end])
-            for at_us, (start, end) in enumerate(zip(edges, edges[1:], strict=False))
-        ),
+        tuple(Piece(at_us, body[start:end]) for at_us, (start, end) in enumerate(pairwise(edges))),
     )
 
 
