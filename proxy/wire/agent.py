@@ -71,6 +71,7 @@ class AgentConnection(RequestHandler):
         if self._request_count != self._requests_seen:
             self._requests_seen = self._request_count
             self._forget_deadline()
+            self._break_unfinished_body()
         elif self.is_idle:
             self._head_bytes += len(data)
             if self._head_bytes > self._server.head_bytes_max:
@@ -153,6 +154,15 @@ class AgentConnection(RequestHandler):
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
         fault = kwargs.get("exc_info")
         _log.error("a connection failed inside the gateway: %s", type(fault).__name__)
+
+    def _break_unfinished_body(self) -> None:
+        """Tell the relay of a malformed body, which aiohttp's C parser only queues as an error.
+
+        A further message before the body's end can be nothing else.
+        """
+        request = self._current_request
+        if request is not None and not request.content.is_eof():
+            request.content.set_exception(web.RequestPayloadError("malformed"))
 
     # --- the deadline of a head
 
