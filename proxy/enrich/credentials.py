@@ -14,7 +14,6 @@ Not a search for secrets in general: that is `redact_rules`.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -100,13 +99,10 @@ class Credentials:
 
     def _is_inside_base64(self, encoded: str) -> bool:
         """The text of a Basic header, or a configuration file that was sent encoded."""
-        try:
-            standard = encoded.rstrip("=").translate(_URL_SAFE_TO_STANDARD)
-            data = base64.b64decode(standard[: len(standard) // 4 * 4])
-            tail = standard[len(standard) // 4 * 4 :]
-            data += base64.b64decode(tail + "=" * (-len(tail) % 4)) if len(tail) > 1 else b""
-        except binascii.Error:
-            return False
+        standard = encoded.rstrip("=").translate(_URL_SAFE_TO_STANDARD)
+        whole = len(standard) // 4 * 4
+        tail = standard[whole:] if len(standard) - whole > 1 else ""
+        data = base64.b64decode(standard[:whole] + tail + "=" * (-len(tail) % 4))
         text = data.decode("iso-8859-1")
         return any(True for run in self._run.finditer(text) for _ in self._windows(run.group()))
 

@@ -282,12 +282,8 @@ SECRETS: tuple[Rule, ...] = (
 
 PII: tuple[Rule, ...] = (
     Rule("email", r"\b[A-Za-z0-9._%+\-]{1,64}@(?:[A-Za-z0-9\-]{1,63}\.)+[A-Za-z]{2,24}\b", ("@",)),
-    Rule(
-        "card",
-        r"\b[0-9](?:[ -]?[0-9]){12,18}\b",
-        (),
-        passes_luhn,
-    ),
+    # Not behind a point: the digits of a fraction pass Luhn as often as any.
+    Rule("card", r"(?:^|[^\w.\-])([2-6][0-9](?:[ -]?[0-9]){11,17})\b", (), passes_luhn),
     Rule(
         "iban",
         r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",

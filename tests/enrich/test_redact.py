@@ -270,6 +270,18 @@ def test_several_credentials_of_one_call_are_all_scrubbed() -> None:
     assert redacted(f"{KEY} {other}", KEY, other) == "[REDACTED:credential] [REDACTED:credential]"
 
 
+def test_a_credential_that_begins_another_is_replaced_with_it() -> None:
+    assert redacted(f"a {KEY} b {KEY[:20]} c", KEY, KEY[:20]) == (
+        "a [REDACTED:credential] b [REDACTED:credential] c"
+    )
+
+
+@pytest.mark.parametrize("cut", range(4))
+def test_a_credential_in_base64_of_any_length_is_found(cut: int) -> None:
+    encoded = base64.b64encode(f"user:{KEY}{'x' * 9}".encode()).decode().rstrip("=")
+    assert redacted(encoded[: len(encoded) - cut], KEY) == "[REDACTED:credential]"
+
+
 @pytest.mark.parametrize("placeholder", ["test", "ollama", "EMPTY", "sk-123", "dummy-key-12345"])
 def test_placeholder_keys_leave_prompts_unchanged(placeholder: str) -> None:
     text = f"test the ollama client with {placeholder} and {placeholder}{placeholder}"
