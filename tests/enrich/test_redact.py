@@ -59,6 +59,7 @@ def redacted(text: str, *credentials: str, config: Redaction | None = None) -> s
 
 
 # One text per rule; the secret stands between « and ».
+CREDENTIAL = "[REDACTED:credential]"
 HEX = "0123456789abcdef"
 EXAMPLES = {
     "private_key": f"«-----BEGIN RSA PRIVATE KEY-----\n{some(64)}\n-----END RSA PRIVATE KEY-----»",
@@ -185,7 +186,7 @@ def test_ordinary_text_stays_as_it_is(text: str) -> None:
         "127.0.0.1 ::1 1:2:3",
         "DE00 3704 0044 0532 0130 00",
         "+1 234",
-        "1111111111111111",
+        "5555555555555555",
     ],
 )
 def test_numbers_that_fail_their_check_are_not_personal_data(text: str) -> None:
@@ -314,6 +315,26 @@ def test_the_memory_of_results_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         assert found.response_text == "[REDACTED:github_token]" + text[40:]
         assert counts == {"github_token": 1}
     assert len(redactor._seen._results) <= 3
+
+
+@pytest.mark.parametrize("odd", ["\ud800", "\0", 2**80])
+def test_messages_that_cannot_be_remembered_are_redacted_all_the_same(odd: Json) -> None:
+    history: list[Json] = [{"odd": odd, "content": f"{KEY} ghp_{some(36)}"}]
+    found, counts = Redactor(Redaction()).redact(record(chat_history=history), start(KEY))
+    content = "[REDACTED:credential] [REDACTED:github_token]"
+    assert found.chat_history == [{"odd": odd, "content": content}]
+    assert counts == {"credential": 1, "github_token": 1}
+
+
+def test_a_result_too_heavy_to_be_remembered_is_worked_out_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redact_module, "CACHE_BYTES_MAX", 100)
+    redactor = Redactor(Redaction())
+    for _ in range(2):
+        found, counts = redactor.redact(record(response_text=f"{KEY} {'x' * 100}"), start(KEY))
+        assert (found.response_text, counts) == (f"{CREDENTIAL} {'x' * 100}", {"credential": 1})
+    assert not redactor._seen._results
 
 
 def test_names_that_become_alike_keep_their_values() -> None:
