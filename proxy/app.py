@@ -21,11 +21,11 @@ from proxy.errors import SpoolUnusable, StoreMisconfigured, StoreUnavailable
 from proxy.log import configure, event
 from proxy.metrics import GatewayMetrics, RecorderMetrics
 from proxy.probe import gateway_answers
+from proxy.reading import dsn_of
 from proxy.recorder import RETRY_MAX_S, Recorder
 from proxy.spool.reader import SpoolReader
 from proxy.spool.totals import read_totals, summed
 from proxy.spool.writer import SpoolWriter
-from proxy.store import embedded
 from proxy.store.migrate import migrate
 from proxy.store.postgres import Store
 from proxy.wire.server import Gateway
@@ -33,11 +33,6 @@ from proxy.wire.server import Gateway
 T = TypeVar("T")
 
 FLUSH_S = 5.0  # how long a recorder that is asked to stop works on what is in the spool
-
-
-def dsn_of(config: Config) -> str:
-    """The connection string of the configured database, the embedded one included."""
-    return config.dsn or embedded.dsn(config.data_dir)
 
 
 def run_gateway(config: Config, sock: socket.socket | None, lifeline: int | None) -> None:
@@ -117,7 +112,7 @@ async def _recorder(config: Config, lifeline: int | None) -> None:
     reader = await _until_stopped(stop, lambda: _open_reader(config))
     if reader is None:
         return
-    store = Store(dsn_of(config), config.store)
+    store = Store(dsn_of(config))
     recorder = Recorder(config, reader, store, RecorderMetrics())
     if config.store.migrate:
         await _until_stopped(stop, lambda: _migrated(config))
@@ -178,7 +173,7 @@ async def _admin(config: Config, sock: socket.socket, lifeline: int | None) -> N
 
 async def store_answers(config: Config) -> bool:
     """Whether the database takes a connection now."""
-    store = Store(dsn_of(config), config.store)
+    store = Store(dsn_of(config))
     try:
         await store.ping()
     except (StoreUnavailable, StoreMisconfigured):

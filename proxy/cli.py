@@ -10,17 +10,23 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from proxy import __version__
 from proxy.config import ENV_FILE, Config, effective, is_debugging, load, share_metrics
 from proxy.errors import ProxyError
+
+if TYPE_CHECKING:
+    from proxy.store.selection import Selection
+
+PIPE_WIDTH = 200  # of a line where no terminal says its own
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -187,7 +193,7 @@ def migrate(config_path: Path | None, as_json: bool) -> None:
       DATABASE_URL=postgresql://me@db/telemetry agent-telemetry migrate
     """
     config = load(config_path)
-    from proxy.app import dsn_of
+    from proxy.reading import dsn_of
     from proxy.store.migrate import migrate as bring_up
 
     done = asyncio.run(bring_up(dsn_of(config)))
@@ -225,7 +231,7 @@ def dsn(config_path: Path | None) -> None:
       psql "$(agent-telemetry dsn)"
     """
     config = load(config_path)
-    from proxy.app import dsn_of
+    from proxy.reading import dsn_of
 
     click.echo(dsn_of(config))
 
@@ -235,7 +241,7 @@ def dsn(config_path: Path | None) -> None:
 @click.option("--follow", "-f", is_flag=True, help="Keep printing as calls arrive.")
 @click.option("--project", help="Only this project.")
 @click.option("--session", help="Only this session.")
-@click.option("--model", help="Only models that contain this text.")
+@click.option("--model", help="Only this model.")
 @click.option("--errors", is_flag=True, help="Only what did not end well.")
 @click.option("--turns", is_flag=True, help="Turns instead of calls.")
 @click.option("--lines", "-n", default=20, show_default=True, help="Recorded rows to begin with.")
@@ -249,10 +255,9 @@ def tail(config_path: Path | None, lines: int, as_json: bool, follow: bool, **wa
       agent-telemetry tail --session thread-42 --json | jq .tool_calls
     """
     config = load(config_path)
-    from proxy.tail import Wanted, print_rows
+    from proxy.store.selection import Selection
 
-    printing = print_rows(config, Wanted(**wanted), lines, follow=follow, as_json=as_json)
-    _interruptible(printing)
+    asyncio.run(_print_rows(config, Selection(**wanted), lines, follow=follow, as_json=as_json))
 
 
 @main.group()
@@ -313,7 +318,7 @@ def demo() -> None:
     """
     from proxy.demo import run
 
-    asyncio.run(run(click.echo))
+    asyncio.run(run(click.echo, _show_session))
 
 
 def _role(config_path: Path | None, fd: int | None, listens: str | None) -> tuple[Config, Any]:
@@ -328,6 +333,36 @@ def _role(config_path: Path | None, fd: int | None, listens: str | None) -> tupl
 
     prepare(config)
     return config, listen(getattr(config, listens).listen, f"{listens}.listen")
+
+
+async def _print_rows(
+    config: Config, selection: Selection, last: int, *, follow: bool, as_json: bool
+) -> None:
+    from proxy.reading import rows
+    from proxy.views import lines as line_view
+    from proxy.views import row as row_view
+
+    width = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns
+    async for row in rows(config, selection, last, follows=follow):
+        if as_json:
+            click.echo(row_view.as_json(row))
+        else:
+            colour = None if line_view.is_good(row) else "red"
+            click.secho(line_view.line(row, width), fg=colour)
+
+
+async def _show_session(config: Config, session: str) -> None:
+    """The rows of one session, for the demonstration: once both of its calls are stored."""
+    from proxy.reading import rows
+    from proxy.store.selection import Selection
+    from proxy.views import row as row_view
+
+    found = 0
+    async for row in rows(config, Selection(session=session), 10, follows=True):
+        click.echo(f"\n{row_view.as_text(row)}")
+        found += 1
+        if found == 2:
+            return
 
 
 def _print_json(value: Any) -> None:

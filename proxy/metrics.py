@@ -2,7 +2,8 @@
 
 Each process of the program writes its own files in a directory they share (prometheus-client's
 multiprocess mode, chosen by `config.share_metrics` before this module is imported); the admin
-process adds them up. The conservation totals are not here: they are read from the spool, where they are durable.
+process adds them up. The conservation totals are not here: they are read from the spool, where
+they are durable.
 
 Labels are bounded: upstream names and endpoints come from the configuration and the code, a model
 is a label only for the first `MODELS_MAX` that were seen.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import orjson
 
@@ -28,15 +29,13 @@ def _set(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    text = value if isinstance(value, str) else as_json({"": value})[4:-1].decode()
+    is_plain = isinstance(value, str | int | float | bool | Decimal | UUID)
+    text = str(value) if is_plain else as_json({"": value})[4:-1].decode()
     shown = escaped(text)
     rest = len(shown) - TEXT_CHARS_MAX
     return shown if rest <= 0 else f"{shown[:TEXT_CHARS_MAX]}… ({rest} more characters)"
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, int):  # beyond 64 bits: orjson has no number for it
-        return str(value)
+    """What orjson has no form for: ids, decimals, integers beyond 64 bits."""
     return str(value)

@@ -1,0 +1,47 @@
+"""Reading: the database as commands that only read use it.
+
+They connect to whatever is configured and never start a server; where there is none, the error
+says what to start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from proxy.config import Config
+from proxy.errors import StoreMisconfigured, StoreUnavailable
+from proxy.store import embedded
+from proxy.store.follow import follow
+from proxy.store.postgres import Row, Store
+from proxy.store.selection import Selection
+
+
+def dsn_of(config: Config) -> str:
+    """The connection string of the configured database, the embedded one included."""
+    return config.dsn or embedded.dsn(config.data_dir)
+
+
+async def rows(
+    config: Config, selection: Selection, last: int, *, follows: bool
+) -> AsyncIterator[Row]:
+    """The last rows, oldest first; with `follows` each further one as it is committed."""
+    store = Store(dsn_of(config))
+    try:
+        if follows:
+            async for row in follow(store, selection, last=last):
+                yield row
+        else:
+            for row in await store.latest(selection, last):
+                yield row
+    except StoreUnavailable as error:
+        raise StoreUnavailable(f"{error}; {_remedy(config)}") from None
+    except StoreMisconfigured as error:
+        raise StoreMisconfigured(f"{error}; {_remedy(config)}") from None
+    finally:
+        await store.close()
+
+
+def _remedy(config: Config) -> str:
+    if config.dsn:
+        return "check store.dsn, or that the database runs"
+    return f"start the embedded one ({config.data_dir}) with: agent-telemetry serve"
