@@ -309,7 +309,7 @@ def test_the_memory_of_results_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(redact_module, "CACHE_ENTRIES_MAX", 3)
     monkeypatch.setattr(redact_module, "CACHE_BYTES_MAX", 4000)
     redactor = Redactor(Redaction())
-    texts = [f"ghp_{some(36)} " + "x" * size for size in (10, 20, 600, 900, 5000, 30)]
+    texts = [f"ghp_{some(36)} " + "x" * size for size in (100, 200, 600, 900, 5000, 300)]
     for text in [*texts, *texts]:
         found, counts = redactor.redact(record(response_text=text), start())
         assert found.response_text == "[REDACTED:github_token]" + text[40:]
