@@ -136,7 +136,7 @@ class Peer:
         """A whole message. Raises asyncio.IncompleteReadError or ConnectionError if it is cut."""
         message = await self.head()
         async with asyncio.timeout(PATIENCE_S):
-            if has_no_body:
+            if has_no_body or message.first_line.startswith((b"HTTP/1.1 204", b"HTTP/1.1 304")):
                 return message
             if message.get(b"transfer-encoding"):
                 message.chunks = await self._chunks()

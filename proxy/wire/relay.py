@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from typing import cast
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from proxy.config import Config
 from proxy.exchange import Outcome, Start
@@ -120,7 +120,7 @@ class Call:
         self._request = request
         self._agent = cast(AgentConnection, request.protocol)
         self._fields = fields.from_raw(request.raw_headers)
-        self._is_http_1_1 = request.version >= HttpVersion11
+        self._is_http_1_1 = request.version == HttpVersion11
         self._keeps_alive = self._is_http_1_1 and request.keep_alive
         self._tap: Tap | None = None
         self._row_id: str | None = None
@@ -133,6 +133,8 @@ class Call:
 
     async def run(self) -> web.StreamResponse:
         request = self._request
+        if request.version not in (HttpVersion10, HttpVersion11):  # llhttp reads 0.9 and 2.0
+            return self._refuse_unrecorded(_VERSION)
         decision = self._relay.admission.decide(
             request.method,
             request.raw_path.encode("utf-8", "surrogateescape"),
@@ -387,7 +389,7 @@ class Call:
             stats.passthrough += 1
             stats.websockets += admitted.is_websocket
             path = admitted.recorded_target.partition("?")[0]
-            _log.debug("forwarding %s %s %r", self._request.method, admitted.origin.name, path)
+            _log.info("forwarding %s %s %r", self._request.method, admitted.origin.name, path)
 
     def _end(self, outcome: Outcome, error: str | None = None) -> None:
         if self._tap is not None:
@@ -442,6 +444,7 @@ class Call:
             self._upload.cancel()
 
 
+_VERSION = Refusal(400, "the request is not valid HTTP/1.1 or HTTP/1.0")
 _FULL = Refusal(
     503, "the spool is full (spool.when_full = refuse); see agent-telemetry spool status"
 )

@@ -1,0 +1,447 @@
+"""Server: limits, deadlines, silence of the logs, hostile requests, and the end of the gateway."""
+
+import asyncio
+import logging
+import resource
+import socket
+from hashlib import sha256
+
+import pytest
+import uvloop
+
+from proxy.errors import ProxyError
+from proxy.exchange import Outcome
+from proxy.wire import server as server_module
+from proxy.wire.server import Gateway
+from tests.fakes import MemorySink, Peer, Upstream, answering, chunked, connect, post, whole
+from tests.wire.gateways import CHAT, config_of, running, stand
+
+CANARY = b"sk-canary-0123456789"
+
+
+async def test_long_keys_targets_and_many_headers_pass():
+    async with stand(answering(whole(b"ok", b"X-Long: " + b"y" * 60_000))) as s:
+        raw = [b"Authorization: Bearer " + b"a" * 60_000]
+        raw += [b"X-%d: 1" % number for number in range(400)]
+        await s.agent.send(post(CHAT + b"?x=" + b"q" * 60_000, b"{}", *raw))
+        answer = await s.agent.message()
+    assert (answer.body, answer.get(b"x-long")) == (b"ok", b"y" * 60_000)
+
+
+BROKEN = [
+    post(b"/fake/x?key=" + CANARY + b"q" * 9000),
+    post(b"/fake/x", b"{}", b"Authorization: Bearer " + CANARY + b"a" * 9000),
+    post(b"/fake/x", b"{}", *[b"X-%d: %b" % (n, CANARY) for n in range(20)]),
+    b"GET /fake/%b\r\n\r\n" % CANARY,
+    b"%b\r\n\r\n" % CANARY,
+    b"GET /fake/x HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % CANARY,
+    b"GET /fake/x HTTP/1.1\r\nAuthorization: %b\r\n\r\n" % CANARY,
+    b"GET /fake/x HTTP/1.1\r\nHost: x\r\nX-A: %b\x00\r\n\r\n" % CANARY,
+    b"GET /fake/x HTTP/1.1\r\nHost: x\r\nX-A: 1\r\n %b\r\n\r\n" % CANARY,
+    b"GET http://[%b/ HTTP/1.1\r\nHost: x\r\n\r\n" % CANARY,
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + CANARY,
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + CANARY,
+]
+
+
+@pytest.mark.parametrize("request_", BROKEN)
+async def test_nothing_of_a_broken_request_is_echoed_or_logged(request_, caplog):
+    caplog.set_level(logging.DEBUG)
+    limits = {"max_header_bytes": 8192, "max_headers": 16}
+    async with stand(answering(whole(b"no")), gateway=limits) as s:
+        await s.agent.send(request_)
+        raw = await s.agent.rest()
+        assert raw.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert b"not valid HTTP/1.1" in raw or b"request target" in raw
+        assert s.upstream.connections == 0
+    assert CANARY not in raw
+    assert CANARY.decode() not in caplog.text
+    assert CANARY[:10].decode() not in caplog.text
+
+
+def smuggling(*lines: bytes, version: bytes = b"1.1", body: bytes = b"") -> bytes:
+    head = (b"POST /fake/x HTTP/" + version, b"Host: x", *lines)
+    return b"\r\n".join((*head, b"", body))
+
+
+HOSTILE = [
+    b"CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+    b"GET http://169.254.169.254/latest HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET //evil.test/x HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET @evil.test/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /\\evil.test/x HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /fake/x#y HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+    smuggling(b"Content-Length: 4", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
+    smuggling(b"Content-Length: 1", b"Content-Length: 1", body=b"a"),
+    smuggling(b"Content-Length: 1", b"Content-Length: 2", body=b"ab"),
+    smuggling(b"Content-Length: +2", body=b"ab"),
+    smuggling(b"Content-Length: 1_0", body=b"ab"),
+    smuggling(b"Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n"),
+    smuggling(b"Transfer-Encoding: xchunked", body=b"0\r\n\r\n"),
+    smuggling(b"Transfer-Encoding : chunked", body=b"0\r\n\r\n"),
+    smuggling(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
+    smuggling(b"Transfer-Encoding: chunked", version=b"1.0", body=b"0\r\n\r\n"),
+    smuggling(b"Connection: Authorization", b"Authorization: a", b"Content-Length: 0"),
+    smuggling(b"Connection: host", b"Content-Length: 0"),
+]
+
+
+@pytest.mark.parametrize("request_", HOSTILE)
+async def test_a_hostile_request_reaches_nobody(request_):
+    async with stand(answering(whole(b"no"))) as s:
+        await s.agent.send(request_)
+        assert (await s.agent.head()).status == 400
+        await s.agent.until_gone()
+        assert s.upstream.connections == 0
+    assert s.sink.exchanges == {}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        (b"Host: 127.0.0.1:%d",),
+        (b"X-Forwarded-Host: 127.0.0.1:%d", b"Host: x"),
+        (b"Helicone-Target-URL: http://127.0.0.1:%d", b"Host: x"),
+        (b"x-portkey-custom-host: http://127.0.0.1:%d", b"Host: x"),
+        (b"Forwarded: host=127.0.0.1:%d", b"Host: x"),
+    ],
+)
+async def test_no_header_chooses_where_a_request_goes(raw):
+    async with Upstream(answering(whole(b"trap"))).serving() as tripwire:
+        async with stand(answering(whole(b"ok"))) as s:
+            lines = b"\r\n".join(line % tripwire.port if b"%d" in line else line for line in raw)
+            await s.agent.send(b"GET /fake/x HTTP/1.1\r\n" + lines + b"\r\n\r\n")
+            assert (await s.agent.message()).body == b"ok"
+        assert tripwire.connections == 0
+
+
+async def test_redirects_are_the_agents_to_follow():
+    async with Upstream(answering(whole(b"trap"))).serving() as tripwire:
+        where = b"Location: http://127.0.0.1:%d/" % tripwire.port
+        async with stand(answering(whole(b"", where, status=b"307 Temporary Redirect"))) as s:
+            await s.agent.send(post(CHAT))
+            answer = await s.agent.message()
+        assert (answer.status, tripwire.connections) == (307, 0)
+        assert answer.get(b"location") == where.partition(b" ")[2]
+
+
+async def test_an_unknown_upstream_is_a_404_in_words():
+    async with stand(answering(whole(b"ok"))) as s:
+        await s.agent.send(post(b"/nowhere/v1/x"))
+        answer = await s.agent.message()
+        assert s.gateway.stats.refused == 1
+    assert (answer.status, b"known: fake" in answer.body) == (404, True)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /fake/x HT", b"GET /fake/x HTTP/1.1\r\nHost: x\r\nX"])
+async def test_a_head_that_does_not_arrive_in_time_is_cut(sent):
+    async with stand(answering(whole(b"ok")), gateway={"header_timeout_s": 0.05}) as s:
+        await s.agent.send(sent)
+        assert (await s.agent.rest()).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_second_head_that_does_not_arrive_in_time_is_cut():
+    async with stand(answering(whole(b"ok")), gateway={"header_timeout_s": 0.05}) as s:
+        await s.agent.send(post(CHAT))
+        await s.agent.message()
+        await s.agent.send(b"POST /fa")
+        assert (await s.agent.rest()).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_long_call_is_no_slow_head():
+    released = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.message()
+        await released.wait()
+        await peer.send(whole(b"ok"))
+
+    gateway = {"header_timeout_s": 0.02}
+    async with stand(script, gateway=gateway) as s:
+        await s.agent.send(post(CHAT))
+        async with connect(s.address) as other:
+            await other.until_gone()  # its own deadline is later than that of the call's head
+        released.set()
+        assert (await s.agent.message()).body == b"ok"
+
+
+async def test_a_head_without_end_is_cut_at_its_limit():
+    async with stand(answering(whole(b"ok")), gateway={"max_header_bytes": 8192}) as s:
+        await s.agent.send(b"GET /fake/x HTTP/1.1\r\nHost: x\r\n")
+        async with asyncio.timeout(10):
+            with pytest.raises(ConnectionError):
+                while True:
+                    await s.agent.send(b"X: " + b"x" * 4000 + b"\r\n")
+                    await asyncio.sleep(0)
+
+
+async def test_connections_beyond_the_limit_are_turned_away():
+    async with stand(answering(whole(b"ok")), gateway={"max_connections": 1}) as s:
+        await s.agent.send(post(CHAT))
+        await s.agent.message()
+        assert s.gateway.connections == 1
+        async with connect(s.address) as other:
+            assert (await other.message()).status == 503
+        await s.agent.send(post(CHAT))
+        assert (await s.agent.message()).body == b"ok"
+        s.agent.close()
+        async with asyncio.timeout(10):
+            while s.gateway.connections:
+                await asyncio.sleep(0)
+        async with connect(s.address) as other:
+            await other.send(post(CHAT))
+            assert (await other.message()).body == b"ok"
+
+
+async def test_a_fault_of_the_gateway_itself_is_a_500_without_details(caplog):
+    async with stand(answering(whole(b"ok"))) as s:
+        s.gateway._relay.admission = None
+        await s.agent.send(post(CHAT, CANARY))
+        answer = await s.agent.message()
+    assert (answer.status, b"error inside the gateway" in answer.body) == (500, True)
+    assert "AttributeError" in caplog.text
+    assert CANARY.decode() not in caplog.text
+
+
+# --- memory
+
+
+def rss_mib():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+async def test_a_slow_agent_holds_the_upstream_back():
+    sent = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal sent
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while sent < 64 * 2**20:
+            await peer.send(b"x" * 65536)
+            sent += 65536
+        peer.close()
+
+    async with stand(script, capture={"enabled": False}) as s:
+        s.agent.writer.transport.pause_reading()
+        await s.agent.send(post(CHAT))
+        before = -1
+        while not sent or sent != before:
+            before = sent
+            for _ in range(200):
+                await asyncio.sleep(0)
+        assert sent < 32 * 2**20
+        s.agent.writer.transport.resume_reading()
+        assert len((await s.agent.message()).body) == sent == 64 * 2**20
+
+
+async def test_a_slow_upstream_holds_the_agent_back():
+    released = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        peer.writer.transport.pause_reading()
+        await released.wait()
+        peer.writer.transport.resume_reading()
+        await peer.reader.readexactly(size)
+        await peer.send(whole(b"ok"))
+
+    size = 64 * 2**20
+    async with stand(script, capture={"enabled": False}) as s:
+        sent = 0
+
+        async def upload():
+            nonlocal sent
+            await s.agent.send(post(CHAT, b"")[:-5] + b"%d\r\n\r\n" % size)
+            while sent < size:
+                await s.agent.send(b"x" * 65536)
+                sent += 65536
+
+        uploading = asyncio.create_task(upload())
+        before = -1
+        while not sent or sent != before:
+            before = sent
+            for _ in range(200):
+                await asyncio.sleep(0)
+        assert sent < 32 * 2**20
+        released.set()
+        await uploading
+        assert (await s.agent.message()).body == b"ok"
+
+
+@pytest.mark.skipif(not socket.sys.platform.startswith("linux"), reason="reads /proc")
+async def test_large_bodies_pass_in_little_memory():
+    size, count, block = 20 * 2**20, 20, b"0123456789abcdef" * 4096
+    digests = []
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        left, digest = size, sha256()
+        while left:
+            data = await peer.reader.read(65536)
+            digest.update(data)
+            left -= len(data)
+        digests.append(digest.hexdigest())
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(size // len(block)):
+            await peer.send(b"%x\r\n" % len(block), block, b"\r\n")
+        await peer.send(b"0\r\n\r\n")
+
+    async def call(address: object) -> str:
+        async with connect(address) as agent:
+            await agent.send(post(CHAT, b"")[:-5] + b"%d\r\n\r\n" % size)
+            for _ in range(size // len(block)):
+                await agent.send(block)
+            await agent.head()
+            digest = sha256()
+            while data := await agent.chunk():
+                digest.update(data)
+            return digest.hexdigest()
+
+    async with stand(script, capture={"max_body_bytes": 1024}) as s:
+        before = rss_mib()
+        got = await asyncio.gather(*(call(s.address) for _ in range(count)))
+        # Both ends and their buffers live in this process too.
+        assert rss_mib() - before < 128
+    whole_digest = sha256(block * (size // len(block))).hexdigest()
+    assert set(got) == set(digests) == {whole_digest}
+    for exchange in s.sink.ended:
+        assert exchange.end.request_bytes == exchange.end.response_bytes == size
+        assert exchange.end.request_kept == exchange.end.response_kept == 1024
+        assert exchange.end.response_sha256 == whole_digest
+
+
+# --- start and end
+
+
+async def test_a_socket_that_listens_already_is_served():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        async with Upstream(answering(whole(b"ok"))).serving() as upstream:
+            config = config_of({"fake": {"url": f"http://127.0.0.1:{upstream.port}"}})
+            gateway = Gateway(config, None)
+            await gateway.start(listening)
+            async with connect(listening.getsockname()) as agent:
+                await agent.send(post(CHAT))
+                answer = await agent.message()
+            await gateway.close()
+    assert (answer.body, answer.get(b"x-agent-telemetry-id")) == (b"ok", None)
+
+
+async def test_a_unix_socket_is_served(tmp_path):
+    path = str(tmp_path / "gateway")
+    async with Upstream(answering(whole(b"ok"))).serving() as upstream:
+        config = config_of(
+            {"fake": {"url": f"http://127.0.0.1:{upstream.port}"}},
+            gateway={"listen": f"unix:{path}"},
+        )
+        async with running(config, None) as gateway:
+            assert gateway.addresses == [path]
+            reader, writer = await asyncio.open_unix_connection(path)
+            agent = Peer(reader, writer)
+            await agent.send(post(CHAT))
+            assert (await agent.message()).body == b"ok"
+            agent.close()
+
+
+async def test_a_drain_lets_calls_end_and_takes_no_more():
+    released, started = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        started.set()
+        await released.wait()
+        await peer.send(b"1\r\nb\r\n0\r\n\r\n")
+
+    async with stand(script, gateway={"drain_timeout_s": 30}) as s, connect(s.address) as idle:
+        await s.agent.send(post(CHAT))
+        await started.wait()
+        address = s.address
+        draining = asyncio.create_task(s.gateway.drain())
+        assert await idle.rest() == b""
+        with pytest.raises(ConnectionError):
+            async with connect(address):
+                pass
+        assert not draining.done()
+        released.set()
+        assert (await s.agent.message()).body == b"ab"
+        assert await s.agent.rest() == b""
+        await draining
+    assert s.sink.only.end.outcome is Outcome.COMPLETE
+
+
+async def test_an_answer_during_a_drain_says_that_the_connection_ends():
+    released, started = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.message()
+        started.set()
+        await released.wait()
+        await peer.send(whole(b"ok"))
+
+    async with stand(script, gateway={"drain_timeout_s": 30}) as s:
+        await s.agent.send(post(CHAT))
+        await started.wait()
+        draining = asyncio.create_task(s.gateway.drain())
+        await asyncio.sleep(0)
+        released.set()
+        assert (await s.agent.message()).get(b"connection") == b"close"
+        await draining
+
+
+async def test_a_drain_cuts_and_records_what_does_not_end_in_time():
+    async def script(peer: Peer) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        await peer.until_gone()
+
+    async with stand(script, gateway={"drain_timeout_s": 0.02}) as s:
+        await s.agent.send(post(CHAT))
+        await s.agent.head()
+        assert await s.agent.chunk() == b"a"
+        await s.gateway.drain()
+        assert s.gateway.stats.active == 0
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await s.agent.chunk()
+    end = s.sink.only.end
+    assert (end.outcome, end.response_bytes) == (Outcome.PROXY_CRASHED, 1)
+    assert end.error == "the gateway was stopped during the call"
+
+
+async def test_a_gateway_that_never_started_can_be_closed():
+    gateway = Gateway(config_of({}), MemorySink())
+    await gateway.drain()
+    assert (gateway.connections, gateway.addresses) == (0, [])
+
+
+def test_the_pure_python_parser_is_refused(monkeypatch):
+    parser = server_module.http_parser.HttpRequestParserPy
+    monkeypatch.setattr(server_module.http_parser, "HttpRequestParser", parser)
+    with pytest.raises(ProxyError, match="C parser"):
+        Gateway(config_of({}), None)
+
+
+def test_the_gateway_runs_on_uvloop():
+    async def script(peer: Peer) -> None:
+        message = await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await peer.send(chunked([message.body, b"!"]))
+        if message.body == b"bye":
+            peer.close()
+        else:
+            await script(peer)
+
+    async def main():
+        async with stand(script) as s:
+            for body in (b"x" * 300_000, b"b", b"bye"):
+                await s.agent.send(post(CHAT, body))
+                assert (await s.agent.message()).body == body + b"!"
+            await s.agent.send(post(CHAT))
+            s.agent.reset()
+            await s.sink.until_ended(3)
+            return [exchange.end.outcome for exchange in s.sink.ended[:3]]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(main()) == [Outcome.COMPLETE] * 3
