@@ -72,7 +72,7 @@ def _sample(record: dict, counter: TokenCounter) -> Sample | None:
         endpoint.name,
         call.model,
         _is_plain(call, base64.b64decode(request["body_b64"] or "")),
-        bool((call.prompt.request_params or {}).get("tools")),
+        not {"tools", "toolConfig"}.isdisjoint(call.prompt.request_params or {}),
         usage,
         estimate.prompt_tokens,
         estimate.completion_tokens,

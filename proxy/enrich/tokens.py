@@ -138,7 +138,7 @@ class TokenCounter:
         if schema := _answer_schema(params):
             total += SCHEMA_TOKENS + self.count(_as_text(schema), call.model)
         total = round(total * framing.factor)
-        if isinstance(tools := params.get("tools"), list) and tools:
+        if tools := _tools_of(params):
             if endpoint == "responses":
                 framing = replace(framing, tools=RESPONSES_TOOLS_TOKENS)
             total += self._tools(tools, call, framing)
@@ -205,11 +205,13 @@ class TokenCounter:
         return length // BYTES_PER_TOKEN
 
 
-_BARE = Framing(message=0)
+_BARE = Framing(message=0, reply=0)
 
 
 def framing_of(model: str, endpoint: str) -> Framing:
     """The framing of a model's family; the endpoint's usual one where its name tells nothing."""
+    if endpoint == "completions":  # a bare prompt, which nothing surrounds
+        return _BARE
     for name in (model.lower(), BY_ENDPOINT.get(endpoint, "")):
         for parts, framing in FAMILIES:
             if name and any(_names(part, name) for part in parts):
@@ -240,6 +242,13 @@ def _calls_of(message: dict[str, Json]) -> int:
         return 1
     found = parts if isinstance(parts, list) else ()
     return sum(isinstance(part, dict) and part.get("type") == "tool_use" for part in found)
+
+
+def _tools_of(params: dict[str, Json]) -> list[Json]:
+    """The tools of a request; Bedrock's Converse has them one level deeper."""
+    config = params.get("toolConfig")
+    tools = config.get("tools") if isinstance(config, dict) else params.get("tools")
+    return tools if isinstance(tools, list) else []
 
 
 def _answer_schema(params: dict[str, Json]) -> Json:

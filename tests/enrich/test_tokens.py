@@ -402,6 +402,18 @@ def test_other_families_count_tools_as_json() -> None:
     )
 
 
+def test_a_bare_prompt_has_no_frame() -> None:
+    assert prompt_tokens(USER, model="gpt-3.5-turbo-instruct", endpoint="completions") == 2
+
+
+def test_tools_of_converse_are_counted() -> None:
+    model = "anthropic.claude-3-haiku"
+    config: Json = {"tools": [WEATHER]}
+    assert prompt_tokens(USER, toolConfig=config, model=model) == prompt_tokens(
+        USER, tools=[WEATHER], model=model
+    )
+
+
 def test_what_was_counted_is_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens_module, "CACHE_ENTRIES_MAX", 2)
     counter = TokenCounter()
