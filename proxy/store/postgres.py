@@ -1,0 +1,375 @@
+"""Postgres: rows into the table `agent_telemetry` and out of it again.
+
+A batch is written in one transaction: COPY into a temporary table, then one INSERT that leaves
+existing ids alone, but for the few cases in `_MERGE`. So a batch may be written any number of
+times. A row that PostgreSQL refuses is found by halving the batch; the others are stored, and in
+its place goes a stub without content. The ids of what was written are announced on the channel
+`agent_telemetry` as part of the same transaction.
+
+No error that leaves this module carries a value: PostgreSQL quotes rows in its messages, so only
+the SQLSTATE is kept, and foreign exceptions are not chained.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+from proxy import config
+from proxy.errors import RowRejected, StoreMisconfigured, StoreUnavailable
+from proxy.record import COLUMNS, TelemetryRecord
+from proxy.store.faults import fault
+from proxy.store.selection import Selection
+from proxy.store.storable import storable
+
+CHANNEL = "agent_telemetry"
+CONNECT_TIMEOUT_S = 10.0
+STATEMENT_TIMEOUT_S = 60.0  # the server's own limit; ours is a little longer
+LOCK_TIMEOUT_S = 10.0
+WRITE_TIMEOUT_S = 90.0  # one transaction, also where the connection is dead without an error
+NOTIFIED_MAX = 240  # ids in one notification: 33 characters each, 8,000 bytes at most
+
+Row = dict[str, Any]
+Connection: TypeAlias = "asyncpg.Connection[Any]"  # generic in its stubs only
+
+_NAMES = ", ".join(COLUMNS)
+_BATCH = "agent_telemetry_batch"
+# The temporary table keeps the compression of the columns, so that a value is compressed once.
+# LIKE … INCLUDING COMPRESSION is PostgreSQL 14's.
+_BEGIN = f"""
+BEGIN;
+CREATE TEMPORARY TABLE IF NOT EXISTS {_BATCH} (LIKE agent_telemetry INCLUDING STORAGE%s)
+    ON COMMIT DELETE ROWS
+"""
+# What the linker found out about a row outlives the row's replacement.
+_LINKED = ("session_id", "turn_id", "round", "parent_id")
+_REPLACED = ", ".join(
+    f"{name} = COALESCE(excluded.{name}, kept.{name})"
+    if name in _LINKED
+    else f"{name} = excluded.{name}"
+    for name in COLUMNS
+    if name != "id"
+)
+# Replaced once: what a crash had left, by the true outcome; a stub, by the row it stands for.
+# A turn that goes on is written again.
+_MERGE = f"""
+INSERT INTO agent_telemetry AS kept ({_NAMES}) SELECT {_NAMES} FROM pg_temp.{_BATCH}
+ON CONFLICT (id) DO UPDATE SET {_REPLACED}
+WHERE kept.outcome = 'proxy_crashed' AND excluded.outcome <> 'proxy_crashed'
+    OR kept.capture ? 'rejected' AND NOT COALESCE(excluded.capture ? 'rejected', FALSE)
+        AND excluded.outcome IS DISTINCT FROM 'proxy_crashed'
+    OR kept.record_type = 'turn_summary' AND excluded.record_type = 'turn_summary'
+RETURNING id
+"""  # noqa: S608 - column names are this program's own
+_QUARANTINE = """
+INSERT INTO agent_raw (id, created_at, reason, exchange) VALUES ($1, $2, $3, $4)
+ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, exchange = excluded.exchange
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What became of a batch. `written` counts rows inserted or replaced; the rest, but for
+    `rejected` (id → SQLSTATE), were there already."""
+
+    written: int
+    rejected: Mapping[UUID, str]
+
+
+class Store:
+    """One database, written and read over one connection each, opened when first needed."""
+
+    def __init__(self, dsn: str, settings: config.Store | None = None) -> None:
+        self._dsn = dsn
+        self._writer: Connection | None = None
+        self._reader: Connection | None = None
+        self._writing = asyncio.Lock()
+        self._reading = asyncio.Lock()
+        self._is_announcing = True
+
+    async def connect(self) -> None:
+        """Open the writing connection now. Raises StoreUnavailable or StoreMisconfigured."""
+        async with self._writing:
+            await self._connected_writer()
+
+    async def ping(self) -> None:
+        """Return if the database answers a query now."""
+        await self.fetch("SELECT 1")
+
+    async def close(self) -> None:
+        for connection in (self._writer, self._reader):
+            if connection is not None and not connection.is_closed():
+                connection.terminate()  # nothing is open on it; a polite close could hang
+        self._writer = self._reader = None
+
+    # --- writing ---
+
+    async def write(self, records: Sequence[TelemetryRecord]) -> WriteResult:
+        """Store a batch. Raises StoreUnavailable or StoreMisconfigured: write it again later."""
+        rejected: dict[UUID, str] = {}
+        async with self._writing:
+            written = await self._write(_deduplicated(records), rejected)
+        return WriteResult(written, rejected)
+
+    async def quarantine(self, id: UUID, created_at: datetime, reason: str, raw: bytes) -> None:
+        """Keep an exchange that could not become a row, as it was."""
+        async with self._writing:
+            connection = await self._connected_writer()
+            with translated():
+                await connection.execute(_QUARANTINE, id, created_at, reason, raw)
+
+    async def _write(self, records: list[TelemetryRecord], rejected: dict[UUID, str]) -> int:
+        """Write the batch, by halves where a row in it is refused."""
+        if not records:
+            return 0
+        try:
+            return await self._transaction([storable(record) for record in records])
+        except RowRejected as refusal:
+            if len(records) == 1:
+                return await self._write_stub(records[0], str(refusal), rejected)
+        middle = len(records) // 2
+        before = await self._write(records[:middle], rejected)
+        return before + await self._write(records[middle:], rejected)
+
+    async def _write_stub(
+        self, record: TelemetryRecord, sqlstate: str, rejected: dict[UUID, str]
+    ) -> int:
+        rejected[record.id] = sqlstate
+        try:
+            return await self._transaction([storable(_stub(record, sqlstate))])
+        except RowRejected:  # not even that: a constraint of the operator's own
+            return 0
+
+    async def _transaction(self, rows: list[tuple[Any, ...]]) -> int:
+        """One batch or nothing. A connection on which anything else failed is not used again."""
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                with translated():
+                    return await self._copied(await self._connected_writer(), rows)
+        except RowRejected:
+            await self._rolled_back()
+            raise
+        except TimeoutError:
+            self._drop_writer()
+            raise StoreUnavailable(f"PostgreSQL took over {WRITE_TIMEOUT_S:g} s") from None
+        except BaseException:  # a cancellation too: nobody knows what is under way
+            self._drop_writer()
+            raise
+
+    async def _copied(self, connection: Connection, rows: list[Any]) -> int:
+        has_compression = connection.get_server_version() >= (14,)
+        await connection.execute(_BEGIN % (" INCLUDING COMPRESSION" if has_compression else ""))
+        try:
+            await connection.copy_records_to_table(
+                _BATCH, schema_name="pg_temp", columns=COLUMNS, records=rows
+            )
+        except (ValueError, TypeError, OverflowError):  # the driver's own refusal of a value
+            raise RowRejected("22000") from None
+        ids = [found["id"].hex for found in await connection.fetch(_MERGE)]
+        if self._is_announcing:
+            for start in range(0, len(ids), NOTIFIED_MAX):
+                payload = ",".join(ids[start : start + NOTIFIED_MAX])
+                await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
+        await self._committed(connection)
+        return len(ids)
+
+    async def _committed(self, connection: Connection) -> None:
+        try:
+            await connection.execute("COMMIT")
+        except asyncpg.ProgramLimitExceededError:
+            # The queue of notifications is full because some listener hangs. No row's fault.
+            self._is_announcing = False
+            raise StoreUnavailable("PostgreSQL takes no more notifications") from None
+        self._is_announcing = True
+
+    async def _connected_writer(self) -> Connection:
+        if self._writer is None or self._writer.is_closed():
+            self._writer = await connect(self._dsn)
+        return self._writer
+
+    async def _rolled_back(self) -> None:
+        if self._writer is None:
+            return
+        try:
+            await self._writer.execute("ROLLBACK", timeout=CONNECT_TIMEOUT_S)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            self._drop_writer()
+
+    def _drop_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.terminate()
+            self._writer = None
+
+    # --- reading ---
+
+    async def fetch(self, query: str, *values: Any) -> list[Row]:
+        """The rows of a query, JSON columns as values, integers exact."""
+        async with self._reading:
+            try:
+                with translated():
+                    if self._reader is None or self._reader.is_closed():
+                        self._reader = await connect(self._dsn)
+                        await _read_json(self._reader)
+                    found = await self._reader.fetch(query, *values)
+            except BaseException:
+                if self._reader is not None:
+                    self._reader.terminate()
+                    self._reader = None
+                raise
+        return [dict(row) for row in found]
+
+    async def latest(self, selection: Selection, limit: int) -> list[Row]:
+        """The last rows, newest last."""
+        where, values = selection.where(limit)
+        query = (
+            f"SELECT * FROM agent_telemetry WHERE {where} "  # noqa: S608 - values are parameters
+            "ORDER BY created_at DESC, id DESC LIMIT $1"
+        )
+        return (await self.fetch(query, *values))[::-1]
+
+    async def rows(self, ids: Sequence[UUID], selection: Selection) -> list[Row]:
+        """Those of the rows with these ids that are selected, in order of time."""
+        where, values = selection.where(list(ids))
+        return await self.fetch(
+            f"SELECT * FROM agent_telemetry WHERE id = ANY($1) AND {where} "  # noqa: S608 - as above
+            "ORDER BY created_at, id",
+            *values,
+        )
+
+    async def recent_ids(self, window_s: float) -> set[UUID]:
+        """The ids of all rows whose call began in the last seconds."""
+        found = await self.fetch(
+            "SELECT id FROM agent_telemetry "
+            "WHERE created_at > CURRENT_TIMESTAMP - make_interval(secs => $1)",
+            window_s,
+        )
+        return {row["id"] for row in found}
+
+    @contextlib.asynccontextmanager
+    async def listen(self) -> AsyncIterator[Listener]:
+        """Hear of every batch that is committed from now on. Uses a connection of its own."""
+        connection = await connect(self._dsn)
+        try:
+            listener = Listener(connection)
+            with translated():
+                await connection.add_listener(CHANNEL, listener.heard)
+            yield listener
+        finally:
+            connection.terminate()
+
+
+class Listener:
+    """What was announced on the channel and not yet taken."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._announced: asyncio.Queue[tuple[UUID, ...]] = asyncio.Queue()
+        self._connection = connection
+        connection.add_termination_listener(self._ended)
+
+    def heard(self, connection: object, pid: int, channel: str, payload: object) -> None:
+        """Called by the driver. Anybody may notify: what is no list of ids is ignored."""
+        with contextlib.suppress(ValueError):
+            self._announced.put_nowait(tuple(UUID(hex=part) for part in str(payload).split(",")))
+
+    async def next(self, timeout_s: float) -> tuple[UUID, ...]:
+        """The ids of the next batch, or none after a while. Raises StoreUnavailable."""
+        if self._connection.is_closed() and self._announced.empty():
+            raise StoreUnavailable("the connection to PostgreSQL was lost")
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._announced.get()
+        except TimeoutError:
+            return ()
+
+    def _ended(self, connection: object) -> None:
+        self._announced.put_nowait(())
+
+
+async def connect(dsn: str, *, statement_timeout_s: float = STATEMENT_TIMEOUT_S) -> Connection:
+    """A connection with limits on everything. Raises StoreUnavailable or StoreMisconfigured.
+
+    No prepared statements are kept, so that a pooler between us and the server does no harm.
+    `statement_timeout_s` = 0: no limit.
+    """
+    with translated():
+        return await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=statement_timeout_s * 1.2 or None,
+            statement_cache_size=0,
+            server_settings={
+                "application_name": "agent-telemetry",
+                "client_min_messages": "warning",
+                "idle_in_transaction_session_timeout": f"{2 * WRITE_TIMEOUT_S:.0f}s",
+                "jit": "off",
+                "lock_timeout": f"{LOCK_TIMEOUT_S:.0f}s",
+                "statement_timeout": f"{statement_timeout_s:.0f}s",
+                "timezone": "UTC",
+            },
+        )
+
+
+async def _read_json(connection: Connection) -> None:
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads
+    )
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """PostgreSQL's and the driver's errors as ours. Not chained: their texts quote rows."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise fault(error.sqlstate) from None
+    except asyncpg.ClientConfigurationError:
+        raise StoreMisconfigured("store.dsn: is no connection string of PostgreSQL") from None
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError):
+        raise StoreUnavailable("the connection to PostgreSQL was lost") from None
+    except OSError as error:  # TimeoutError is one
+        reason = error.strerror or "no answer in time"
+        raise StoreUnavailable(f"PostgreSQL does not answer: {reason}") from None
+
+
+def _deduplicated(records: Sequence[TelemetryRecord]) -> list[TelemetryRecord]:
+    """One record for each id: the first that is no crash, else the first; of a turn, the last.
+
+    INSERT … ON CONFLICT refuses to touch a row twice.
+    """
+    kept: dict[UUID, TelemetryRecord] = {}
+    for record in records:
+        earlier = kept.get(record.id)
+        is_better = earlier is not None and (
+            (earlier.outcome == "proxy_crashed" != record.outcome)
+            or record.record_type == "turn_summary"
+        )
+        if earlier is None or is_better:
+            kept[record.id] = record
+    return list(kept.values())
+
+
+def _stub(record: TelemetryRecord, sqlstate: str) -> TelemetryRecord:
+    """What of a refused row is short and of our own making."""
+    return TelemetryRecord(
+        id=record.id,
+        created_at=record.created_at,
+        model_used=record.model_used,
+        duration_ms=record.duration_ms,
+        record_type=record.record_type,
+        project_id=record.project_id,
+        session_id=record.session_id,
+        provider=record.provider,
+        endpoint=record.endpoint,
+        streamed=record.streamed,
+        status=record.status,
+        outcome=record.outcome,
+        capture={"rejected": sqlstate},
+    )

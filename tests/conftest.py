@@ -1,0 +1,81 @@
+"""The PostgreSQL that all tests share: one server for the session, one fresh database per test.
+
+Started through the package's own embedded server, as whoever runs the tests, without the promises
+to survive a power cut that tests do not need.
+"""
+
+import asyncio
+import itertools
+import os
+import tempfile
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from proxy.store.embedded import NAME, EmbeddedServer
+from proxy.store.migrate import migrate
+
+FAST = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "100",
+}
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """The connection string of a running server's own database; each test worker has a server."""
+    with tempfile.TemporaryDirectory(prefix="agent-telemetry-") as directory:
+        server = EmbeddedServer(Path(directory), FAST)
+        try:
+            yield server.start()
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def template(postgres):
+    """The name of a migrated database to copy from."""
+    name = _created(postgres, "template0")
+    asyncio.run(migrate(_dsn_of(postgres, name)))
+    return name
+
+
+@pytest.fixture
+def dsn(postgres, template):
+    """A fresh, migrated database."""
+    name = _created(postgres, template)
+    yield _dsn_of(postgres, name)
+    _run(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_dsn(postgres):
+    """A fresh database without any table."""
+    name = _created(postgres, "template0")
+    yield _dsn_of(postgres, name)
+    _run(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _created(postgres, template):
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    _run(postgres, f"CREATE DATABASE {name} TEMPLATE {template} ENCODING 'UTF8'")
+    return name
+
+
+def _dsn_of(postgres, name):
+    return postgres.replace(f"@/{NAME}?", f"@/{name}?")
+
+
+def _run(postgres, statement):
+    async def run():
+        connection = await asyncpg.connect(postgres)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
