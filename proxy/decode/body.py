@@ -34,6 +34,8 @@ SLICE_BYTES = 512
 SLICE_BYTES_OF_DAMAGED = 64
 ZSTD_WINDOW_BYTES = 128 * 1024 * 1024
 
+_DAMAGED = "is damaged; what could be decoded is kept"
+
 
 @dataclass(frozen=True, slots=True)
 class Body:
@@ -94,33 +96,38 @@ def _decoded(
     pieces: list[Piece], name: str, problems: Problems, what: str, bytes_max: int
 ) -> list[Piece]:
     """The pieces with one coding undone, or as they are where the label is wrong."""
-    make = _CODINGS[name]
-    head = b"".join(piece.data for piece in pieces[:2])[:2]
+    make, head = _CODINGS[name], _head(pieces)
     try:
-        return _run(make(head), pieces, problems, f"{name} {what}", bytes_max)
+        found, problem = _run(make(head), pieces, bytes_max)
     except _DamagedError:
-        pass
-    # A decompressor loses what it had decoded from the slice it failed on. So once more, in small
-    # slices of fixed length, and what is kept does not depend on the pieces.
-    try:
-        kept = _run(make(head), _regular(pieces), Problems(), what, bytes_max)
-    except _DamagedError as damage:
-        kept = damage.kept
-    if kept:
-        problems.add(f"{name} {what} is damaged; what could be decoded is kept")
-        return kept
-    problems.add(f"{what} is labelled {name} and is not; it is read as it is")
-    return pieces
+        # A decompressor loses what it had decoded from the slice it failed on. So once more, in
+        # small slices of fixed length, and what is kept does not depend on the pieces.
+        try:
+            found, problem = _run(make(head), _regular(pieces), bytes_max)
+        except _DamagedError as damage:
+            found, problem = damage.kept, _DAMAGED
+    is_mislabelled = _is_document(head) and not _is_document(_head(found))
+    if is_mislabelled or (problem == _DAMAGED and not found):
+        problems.add(f"{what} is labelled {name} and is not; it is read as it is")
+        return pieces
+    if problem:
+        problems.add(f"{name} {what} {problem}")
+    return found
+
+
+def _head(pieces: list[Piece]) -> bytes:
+    return b"".join(piece.data for piece in pieces[:8])[:8]
+
+
+def _is_document(head: bytes) -> bool:
+    """Whether JSON or SSE begins so. Raw deflate and br take nearly any bytes for theirs."""
+    return head.lstrip(b" \t\r\n").startswith((b"{", b"[", b"data:", b"event:", b":"))
 
 
 def _run(
-    decompressor: _Decompressor,
-    pieces: Iterable[Piece],
-    problems: Problems,
-    what: str,
-    bytes_max: int,
-) -> list[Piece]:
-    """Feed all pieces. Raises _DamagedError."""
+    decompressor: _Decompressor, pieces: Iterable[Piece], bytes_max: int
+) -> tuple[list[Piece], str | None]:
+    """Feed all pieces; what came out, and what was wrong. Raises _DamagedError."""
     done: list[Piece] = []
     taken = given = 0
     for piece in pieces:
@@ -134,11 +141,8 @@ def _run(
             if out:
                 done.append(Piece(piece.at_us, out))
             if given > bytes_max or given > max(RATIO_FREE_BYTES, RATIO_MAX * taken):
-                problems.add(f"{what} is longer than is kept; the rest is left out")
-                return done
-    if not decompressor.is_whole:
-        problems.add(f"{what} is cut short")
-    return done
+                return done, "is longer than is kept; the rest is left out"
+    return done, None if decompressor.is_whole else "is cut short"
 
 
 def _regular(pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -234,8 +238,8 @@ def _gzip(_head: bytes) -> _Decompressor:
 
 
 def _deflate(head: bytes) -> _Decompressor:
-    """zlib, as the standard says, or raw, as some servers send it; its first two bytes tell."""
-    is_zlib = head[:1] and head[0] & 0x0F == 8 and int.from_bytes(head, "big") % 31 == 0
+    """zlib, as the standard says, or raw, as some servers send it; the first two bytes tell."""
+    is_zlib = head[:1] and head[0] & 0x0F == 8 and int.from_bytes(head[:2], "big") % 31 == 0
     return _Members(lambda: _Zlib(15 if is_zlib else -15))
 
 
