@@ -94,7 +94,7 @@ class AgentConnection(RequestHandler):
         if self.tunnel is not None:
             self.tunnel.resume_writing()
 
-    # --- for the relay
+    # For the relay.
 
     def send(self, data: bytes) -> None:
         """Write to the agent. Raises ConnectionResetError where it is gone."""
@@ -131,7 +131,7 @@ class AgentConnection(RequestHandler):
         """Whether no request is being answered or waits for it."""
         return self._waiter is not None and not self._waiter.done()
 
-    # --- what aiohttp would do with an error: log and echo the request's bytes
+    # What aiohttp would do with an error: log and echo the request's bytes.
 
     def handle_error(
         self,
@@ -164,7 +164,7 @@ class AgentConnection(RequestHandler):
         if request is not None and not request.content.is_eof():
             request.content.set_exception(web.RequestPayloadError("malformed"))
 
-    # --- the deadline of a head
+    # The deadline of a head.
 
     def _expect_head(self) -> None:
         self._head_bytes = 0

@@ -26,13 +26,15 @@ from proxy.exchange import Outcome, Start
 from proxy.wire import credentials, fields, headers
 from proxy.wire.admission import Admission, Admitted
 from proxy.wire.agent import AgentConnection, Relayed, refusal_bytes
-from proxy.wire.connection import Connection, Framing, Head, UpstreamFault, UpstreamReset
+from proxy.wire.answer import Framing, Head
+from proxy.wire.connection import Connection
+from proxy.wire.faults import UpstreamFault, UpstreamReset
 from proxy.wire.refusals import Refusal
 from proxy.wire.tap import Sink, Tap, mint_id
-from proxy.wire.upstream import Upstream, upstreams_of
+from proxy.wire.upload import Upload, chunk
+from proxy.wire.upstream import upstreams_of
 from proxy.wire.websocket import tunnel
 
-REPLAY_BYTES_MAX = 1024 * 1024  # of a request's body, kept until the answer begins
 CONTINUE_AFTER_S = 1.0  # what curl waits for a 100 before it sends its body
 
 _log = logging.getLogger("proxy.wire")
@@ -96,17 +98,15 @@ class Call:
 
     __slots__ = (
         "_agent",
-        "_agent_fault",
         "_answer_began",
         "_at_ns",
         "_began_ns",
         "_connection",
         "_fields",
-        "_is_continued",
         "_is_http_1_1",
         "_keeps_alive",
+        "_patience",
         "_relay",
-        "_replay",
         "_request",
         "_row_id",
         "_tap",
@@ -125,11 +125,9 @@ class Call:
         self._tap: Tap | None = None
         self._row_id: str | None = None
         self._connection: Connection | None = None
-        self._upload: asyncio.Task[None] | None = None
-        self._replay: list[bytes] | None = []
+        self._upload: Upload | None = None
+        self._patience: asyncio.TimerHandle | None = None
         self._answer_began = False
-        self._is_continued = False
-        self._agent_fault: Refusal | None = None
 
     async def run(self) -> web.StreamResponse:
         request = self._request
@@ -165,141 +163,89 @@ class Call:
         finally:
             self._clean_up(decision)
 
-    # --- the request
+    # The request.
 
     async def _exchange(self, admitted: Admitted) -> web.StreamResponse:
-        upstream = self._relay.upstreams[admitted.origin.name]
-        head = await self._ask(admitted, upstream)
+        upload = self._upload = self._upload_of(admitted)
+        self._expect_continue()
+        head = await self._ask(admitted, upload)
         connection = cast(Connection, self._connection)
+        upload.forbid_repeat()
         if head.status == 101:
-            return await self._switch(admitted, connection, head)
+            return await self._switch(connection, head)
         await self._relay_answer(admitted, connection, head)
-        is_whole = self._upload is None or self._upload.done()
-        return Relayed(keeps_alive=self._keeps_alive and is_whole)
+        return Relayed(keeps_alive=self._keeps_alive and upload.is_whole)
 
-    async def _ask(self, admitted: Admitted, upstream: Upstream) -> Head:
-        """Send the request; the final head of the answer. One retry for a stale connection."""
-        self._connection = upstream.take_idle()
-        if self._connection is not None:
-            try:
-                return await self._head(admitted, self._connection)
-            except UpstreamReset:
-                if self._connection.has_answered or self._replay is None or self._agent_fault:
-                    raise
-            self._stop_upload()
-            self._connection.finish()
-        self._connection = None
-        self._connection = await upstream.connect()
-        return await self._head(admitted, self._connection)
-
-    async def _head(self, admitted: Admitted, connection: Connection) -> Head:
-        connection.begin(is_head_only=self._request.method == "HEAD")
-        self._send_request(admitted, connection)
-        while True:
-            head = await connection.head()
-            if not head.is_interim:
-                break
-            self._pass_interim(head)
-        if head.status == 101 and not admitted.is_websocket:
-            raise UpstreamReset("the upstream switched protocols unasked")
-        return head
-
-    def _send_request(self, admitted: Admitted, connection: Connection) -> None:
+    def _upload_of(self, admitted: Admitted) -> Upload:
         origin = admitted.origin
         lines = headers.to_upstream(
             self._fields, origin.host, origin.key, keeps_upgrade=admitted.is_websocket
         )
-        method = self._request.method.encode()
-        start = b"%b %b HTTP/1.1\r\n" % (method, admitted.target)
-        head = b"".join((start, *lines, b"\r\n"))
-        is_chunked = fields.first(self._fields, b"transfer-encoding") is not None
-        for piece in self._replay or ():
-            head += _chunk(piece) if is_chunked else piece
-        content = self._request.content
-        if not content.is_eof():
-            connection.write(head)
-            upload = self._send_body(connection, is_chunked)
-            self._upload = asyncio.get_running_loop().create_task(upload, name="upload")
-            return
-        rest = content.read_nowait()
-        if rest:
-            self._take(rest)
-            head += _chunk(rest) if is_chunked else rest
-        self._finish_request(connection, head, is_chunked)
+        start = b"%b %b HTTP/1.1\r\n" % (self._request.method.encode(), admitted.target)
+        return Upload(
+            b"".join((start, *lines, b"\r\n")),
+            self._request.content,
+            self._tap,
+            is_chunked=fields.first(self._fields, b"transfer-encoding") is not None,
+            idle_timeout_s=self._relay.idle_timeout_s,
+        )
 
-    async def _send_body(self, connection: Connection, is_chunked: bool) -> None:
-        """Pass the request's body on as it arrives, while the answer may already be coming."""
-        content = self._request.content
-        patience = self._expect_continue()
-        try:
-            while True:
-                async with asyncio.timeout(self._relay.idle_timeout_s):
-                    piece = await content.readany()
-                if not piece:
-                    break
-                self._is_continued = True
-                self._take(piece)
-                connection.write(_chunk(piece) if is_chunked else piece)
-                await connection.drain()
-            self._finish_request(connection, b"", is_chunked)
-        except TimeoutError:
-            self._agent_fault = Refusal(408, "the body of the request stopped arriving")
-            connection.abort()
-        except (web.RequestPayloadError, ConnectionError, RuntimeError):
-            # RuntimeError: what aiohttp's reader raises once its connection is closed.
-            self._agent_fault = Refusal(400, "the body of the request is broken")
-            connection.abort()
-        finally:
-            if patience is not None:
-                patience.cancel()
+    async def _ask(self, admitted: Admitted, upload: Upload) -> Head:
+        """Send the request; the final head of the answer. One retry for a stale connection."""
+        upstream = self._relay.upstreams[admitted.origin.name]
+        idle = self._connection = upstream.take_idle()
+        if idle is not None:
+            try:
+                return await self._head(admitted, upload, idle)
+            except UpstreamReset:
+                if idle.has_answered or not upload.is_repeatable:
+                    raise
+            upload.stop()
+            idle.finish()
+        self._connection = None
+        self._connection = await upstream.connect()
+        return await self._head(admitted, upload, self._connection)
 
-    def _take(self, piece: bytes) -> None:
-        """Append a piece of the request before it goes on, and keep it for a retry."""
-        if self._tap is not None:
-            self._tap.request(piece)
-        if self._replay is not None:
-            self._replay.append(piece)
-            if sum(map(len, self._replay)) > REPLAY_BYTES_MAX:
-                self._replay = None
+    async def _head(self, admitted: Admitted, upload: Upload, connection: Connection) -> Head:
+        connection.begin(is_head_only=self._request.method == "HEAD")
+        upload.begin(connection)
+        head = await connection.head()
+        while head.is_interim:
+            self._pass_interim(head)
+            head = await connection.head()
+        if head.status == 101 and not admitted.is_websocket:
+            raise UpstreamReset("the upstream switched protocols unasked")
+        return head
 
-    def _finish_request(self, connection: Connection, last: bytes, is_chunked: bool) -> None:
-        if self._tap is not None:
-            self._tap.request_complete()
-        if is_chunked:
-            last += b"0\r\n\r\n"
-        if last:
-            connection.write(last)
-        connection.sent()
+    # Interim answers.
 
-    # --- interim answers
-
-    def _expect_continue(self) -> asyncio.TimerHandle | None:
+    def _expect_continue(self) -> None:
         """An agent that waits for `100 Continue` gets it from us if the upstream sends none."""
         expectation = fields.first(self._fields, b"expect")
-        if expectation is None or expectation.strip().lower() != b"100-continue":
-            self._is_continued = True
-            return None
-        return asyncio.get_running_loop().call_later(CONTINUE_AFTER_S, self._continue)
+        if expectation is not None and expectation.strip().lower() == b"100-continue":
+            loop = asyncio.get_running_loop()
+            self._patience = loop.call_later(CONTINUE_AFTER_S, self._continue)
 
     def _continue(self) -> None:
-        if not self._is_continued and not self._answer_began and self._agent.transport:
-            self._is_continued = True
+        if self._patience is None:
+            return
+        self._patience.cancel()
+        self._patience = None
+        has_begun = self._upload is not None and self._upload.has_body_begun
+        if not has_begun and not self._answer_began and self._agent.transport is not None:
             self._agent.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _pass_interim(self, head: Head) -> None:
-        if not self._is_http_1_1:
-            return
         if head.status == 100:
             self._continue()
-            return
-        lines = headers.to_agent(head.fields, None)
-        self._agent.send(b"".join((_status_line(head), *lines, b"\r\n")))
+        elif self._is_http_1_1:
+            lines = headers.to_agent(head.fields, None)
+            self._agent.send(b"".join((_status_line(head), *lines, b"\r\n")))
 
-    # --- the answer
+    # The answer.
 
     async def _relay_answer(self, admitted: Admitted, connection: Connection, head: Head) -> None:
         """Pass head and body on, each piece as it arrives, each appended before it is released."""
-        self._replay = None
         agent, tap = self._agent, self._tap
         is_chunked = self._is_http_1_1 and head.framing in (Framing.CHUNKED, Framing.CLOSE)
         out = self._answer_head(admitted, head, is_chunked)
@@ -313,7 +259,7 @@ class Call:
                 break
             if tap is not None:
                 tap.response(piece)
-            out += _chunk(piece) if is_chunked else piece
+            out += chunk(piece) if is_chunked else piece
             if connection.is_drained:
                 break
             agent.send(out)
@@ -337,7 +283,7 @@ class Call:
         lines = headers.to_agent(head.fields, self._row_id)
         if is_chunked:
             lines.append(b"Transfer-Encoding: chunked\r\n")
-        if self._relay.is_draining or (self._upload is not None and not self._upload.done()):
+        if self._relay.is_draining or (self._upload is not None and not self._upload.is_whole):
             self._keeps_alive = False
         if not self._keeps_alive:
             lines.append(b"Connection: close\r\n")
@@ -347,9 +293,7 @@ class Call:
         async with asyncio.timeout(self._relay.idle_timeout_s):
             await self._agent.drain()
 
-    async def _switch(
-        self, admitted: Admitted, connection: Connection, head: Head
-    ) -> web.StreamResponse:
+    async def _switch(self, connection: Connection, head: Head) -> web.StreamResponse:
         self._answer_began = True
         lines = headers.to_agent(head.fields, None)
         switch = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -357,7 +301,7 @@ class Call:
         await tunnel(self._agent, connection)
         return Relayed(keeps_alive=False)
 
-    # --- the record
+    # The record.
 
     def _open_tap(self, admitted: Admitted, sink: Sink) -> None:
         assert admitted.endpoint is not None
@@ -401,7 +345,7 @@ class Call:
         else:
             self._end(Outcome.CLIENT_DISCONNECTED, "the agent closed the connection")
 
-    # --- refusals and faults
+    # Refusals and faults.
 
     def _refuse_unrecorded(self, refusal: Refusal, dialect: str | None = None) -> Relayed:
         self._relay.stats.refused += 1
@@ -414,9 +358,9 @@ class Call:
     def _answer_fault(self, admitted: Admitted, fault: UpstreamFault) -> Relayed:
         """Before the answer began: an error answer, recorded as what the agent saw. Else: cut."""
         outcome, refusal = fault.outcome, Refusal(fault.status, str(fault), admitted.dialect)
-        if self._agent_fault is not None:
-            outcome = Outcome.CLIENT_DISCONNECTED
-            refusal = Refusal(self._agent_fault.status, self._agent_fault.text, admitted.dialect)
+        if self._upload is not None and self._upload.fault is not None:
+            outcome, mistake = Outcome.CLIENT_DISCONNECTED, self._upload.fault
+            refusal = Refusal(mistake.status, mistake.text, admitted.dialect)
         if self._answer_began:
             self._end(outcome, refusal.text)
             self._agent.abort()
@@ -430,28 +374,23 @@ class Call:
             self._agent.send(refusal_bytes(refusal, *extra))
         return Relayed(keeps_alive=False)
 
-    # --- the end
+    # The end.
 
     def _clean_up(self, admitted: Admitted) -> None:
         """Whatever happened: no task, no open record, no connection in an unknown state."""
-        self._stop_upload()
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._upload is not None:
+            self._upload.stop()
         if self._connection is not None:
             self._relay.upstreams[admitted.origin.name].give_back(self._connection)
         self._end(Outcome.PROXY_CRASHED, "an error inside the gateway")
-
-    def _stop_upload(self) -> None:
-        if self._upload is not None and not self._upload.done():
-            self._upload.cancel()
 
 
 _VERSION = Refusal(400, "the request is not valid HTTP/1.1 or HTTP/1.0")
 _FULL = Refusal(
     503, "the spool is full (spool.when_full = refuse); see agent-telemetry spool status"
 )
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def _status_line(head: Head) -> bytes:

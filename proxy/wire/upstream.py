@@ -19,14 +19,12 @@ from urllib.parse import unquote, urlsplit
 import aiohappyeyeballs
 
 from proxy.config import Config
+from proxy.config import Gateway as GatewayConfig
 from proxy.config import Upstream as UpstreamConfig
 from proxy.errors import ConfigError
-from proxy.wire.connection import (
-    Connection,
-    Limits,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-)
+from proxy.wire.answer import HeadLimits
+from proxy.wire.connection import Connection
+from proxy.wire.faults import UpstreamTimeout, UpstreamUnreachable
 
 IDLE_MAX_S = 15.0  # providers' load balancers close after 60 s and more; ours must be first
 IDLE_MAX = 256  # kept connections of one upstream
@@ -44,8 +42,8 @@ class Upstream:
         name: str,
         config: UpstreamConfig,
         tls: ssl.SSLContext | None,
-        limits: Limits,
-        connect_s: float,
+        limits: HeadLimits,
+        gateway: GatewayConfig,
     ) -> None:
         parts = urlsplit(config.url)
         self.name = name
@@ -54,7 +52,8 @@ class Upstream:
         self._tls = tls
         self._egress = config.http_proxy
         self._limits = limits
-        self._connect_s = connect_s
+        self._connect_s = gateway.connect_timeout_s
+        self._idle_s = gateway.idle_timeout_s
         self._idle: list[Connection] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -123,7 +122,7 @@ class Upstream:
             raw = await self._dial_through(self._egress)
         try:
             _, connection = await loop.create_connection(
-                lambda: Connection(self._limits),
+                lambda: Connection(self._limits, self._idle_s),
                 sock=raw,
                 ssl=self._tls,
                 server_hostname=self._host if self._tls else None,
@@ -180,12 +179,8 @@ class Upstream:
 def upstreams_of(config: Config) -> dict[str, Upstream]:
     """A pool per configured upstream. Raises ConfigError where a ca_file cannot be used."""
     gateway = config.gateway
-    limits = Limits(
-        gateway.idle_timeout_s,
-        gateway.max_header_bytes * HEAD_FACTOR,
-        gateway.max_header_bytes,
-        gateway.max_headers,
-    )
+    field_bytes_max = gateway.max_header_bytes
+    limits = HeadLimits(field_bytes_max * HEAD_FACTOR, field_bytes_max, gateway.max_headers)
     shared: dict[tuple[Path | None, bool], ssl.SSLContext] = {}  # loading the CAs takes 20 ms
     pools = {}
     for name, upstream in config.upstreams.items():
@@ -193,7 +188,7 @@ def upstreams_of(config: Config) -> dict[str, Upstream]:
         if upstream.url.startswith("https:") and kind not in shared:
             shared[kind] = _tls(name, upstream)
         tls = shared[kind] if upstream.url.startswith("https:") else None
-        pools[name] = Upstream(name, upstream, tls, limits, gateway.connect_timeout_s)
+        pools[name] = Upstream(name, upstream, tls, limits, gateway)
     return pools
 
 

@@ -144,7 +144,7 @@ async def test_an_answer_that_began_is_not_asked_for_again():
 
 
 async def test_a_request_too_large_to_keep_is_not_sent_again(monkeypatch):
-    monkeypatch.setattr("proxy.wire.relay.REPLAY_BYTES_MAX", 4)
+    monkeypatch.setattr("proxy.wire.upload.REPEAT_BYTES_MAX", 4)
     async with stand(Stale()) as s:
         await ask(s)
         assert (await ask(s, post(CHAT, b"question"))).status == 502
