@@ -37,7 +37,8 @@ class Choice:
 
     text: list[str] = field(default_factory=list)
     thoughts: dict[Hashable, list[str]] = field(default_factory=dict)  # by block
-    calls: dict[Hashable, PartialCall] = field(default_factory=dict)
+    calls: list[PartialCall] = field(default_factory=list)
+    latest: dict[Hashable, PartialCall] = field(default_factory=dict)  # calls, by any name
     finish_reason: str | None = None
 
     def whole_text(self) -> str | None:
@@ -48,7 +49,7 @@ class Choice:
         return "\n\n".join(block for block in blocks if block) or None
 
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        ordered = sorted(self.calls.values(), key=lambda call: call.order)
+        ordered = sorted(self.calls, key=lambda call: call.order)
         return tuple(call.finished() for call in ordered)
 
     def as_json(self, index: int) -> dict[str, Json]:
@@ -100,15 +101,21 @@ class Growing:
             self.touch()
             self.choice(choice).thoughts.setdefault(block, []).append(text)
 
-    def call(self, key: Hashable = None, choice: int = 0, order: int | None = None) -> PartialCall:
-        """The call of this key, begun where there is none yet; without a key, a new one."""
+    def call(self, key: Hashable, choice: int = 0) -> PartialCall:
+        """The call of this key, begun where there is none yet."""
+        return self.choice(choice).latest.get(key) or self.begin_call(key, choice)
+
+    def begin_call(
+        self, key: Hashable = None, choice: int = 0, order: int | None = None
+    ) -> PartialCall:
+        """A new call, which from now on is the one of this key."""
         self.touch()
-        calls = self.choice(choice).calls
-        if key is None:
-            key = ("unnamed", len(calls))
-        if key not in calls:
-            calls[key] = PartialCall(len(calls) if order is None else order)
-        return calls[key]
+        place = self.choice(choice)
+        call = PartialCall(len(place.calls) if order is None else order)
+        place.calls.append(call)
+        if key is not None:
+            place.latest[key] = call
+        return call
 
     def finish(self, reason: str | None, choice: int = 0) -> None:
         if reason:

@@ -140,7 +140,7 @@ def _read_delta(delta: dict[str, Json], key: Hashable, answer: Growing) -> None:
         answer.say(string(delta.get("text")))
     elif kind == "thinking_delta":
         answer.think(string(delta.get("thinking")), key)
-    elif kind == "input_json_delta" and key in answer.choice().calls:
+    elif kind == "input_json_delta" and key in answer.choice().latest:
         # Before any text an empty object stands in for the input; it counts only if none comes.
         answer.call(key).pieces.append(string(delta.get("partial_json")))
 

@@ -107,11 +107,11 @@ def _read_part(part: dict[str, Json], block: int, index: int, answer: Growing) -
     if isinstance(part.get("functionCall"), dict):
         _read_function_call(members(part.get("functionCall")), index, answer)
     if code := members(part.get("executableCode")):
-        call = answer.call(None, index)
+        call = answer.begin_call(None, index)
         call.id, call.name, call.is_server = word(code.get("id")), "code_execution", True
         call.value = without(code, "id")
     if tool := members(part.get("toolCall")):
-        call = answer.call(None, index)
+        call = answer.begin_call(None, index)
         call.id, call.name, call.is_server = word(tool.get("id")), _tool_name(tool), True
         call.value = tool.get("args")
     if part.get("inlineData"):
@@ -122,7 +122,7 @@ def _read_function_call(function: dict[str, Json], index: int, answer: Growing) 
     """A call, or a piece of one: a piece has no name and belongs to the call before it."""
     calls = answer.choice(index).calls
     name = string(function.get("name"))
-    call = answer.call(None, index) if name or not calls else list(calls.values())[-1]
+    call = answer.begin_call(None, index) if name or not calls else calls[-1]
     call.id, call.name = call.id or word(function.get("id")), call.name or name
     if function.get("args") is not None:
         call.value = function.get("args")

@@ -73,7 +73,7 @@ def read_answer(events: Iterable[Event], answer: Growing) -> None:
             answer.think(string(place.get("thinking")))
             answer.say(string(place.get(text)))
         for found in elements(message.get("tool_calls")):
-            call = answer.call()
+            call = answer.begin_call()
             call.id = word(at(found, "id"))
             call.name = string(at(found, "function", "name"))
             call.value = at(found, "function", "arguments")

@@ -123,7 +123,9 @@ def _read_content(content: Json, index: int, answer: Growing) -> None:
 def _read_tool_call(delta: dict[str, Json], index: int, answer: Growing) -> None:
     call = _call_of(delta, index, answer)
     given = delta.get("id")
-    call.id = call.id or (given if isinstance(given, str) else None)
+    if isinstance(given, str) and not call.id:
+        call.id = given
+        answer.choice(index).latest["id", given] = call
     custom = members(delta.get("custom"))
     if custom:
         _grow(call, {"name": custom.get("name"), "arguments": custom.get("input")})
@@ -136,16 +138,18 @@ def _call_of(delta: dict[str, Json], choice: int, answer: Growing) -> PartialCal
     Without an index the id decides; without either, a delta with a name begins a call and one
     without continues the last.
     """
-    calls = answer.choice(choice).calls
+    found = answer.choice(choice)
     position, call_id = whole(delta.get("index")), word(delta.get("id"))
-    open_calls = [call for call in calls.values() if position in (None, call.order)]
+    if position is not None:
+        call = found.latest.get(position)
+        if call and (call_id is None or call.id in (None, "", call_id)):
+            return call
+        return answer.begin_call(position, choice, position)
     if call_id is not None:
-        same = [call for call in open_calls if call.id in (call_id, None)]
-        if same and (position is not None or same[-1].id == call_id):
-            return same[-1]
-    elif open_calls and (position is not None or not word(at(delta, "function", "name"))):
-        return open_calls[-1]
-    return answer.call(None, choice, position)
+        return found.latest.get(("id", call_id)) or answer.begin_call(None, choice)
+    if found.calls and not word(at(delta, "function", "name")):
+        return found.calls[-1]
+    return answer.begin_call(None, choice)
 
 
 def _grow(call: PartialCall, function: dict[str, Json]) -> None:

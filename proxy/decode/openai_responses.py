@@ -121,9 +121,11 @@ def read_answer(events: Iterable[Event], answer: Growing) -> None:
             response = members(value.get("response")) or value
         if kind in _FINAL_EVENTS or response is value:
             answer.is_terminated = True
-        elif kind == "error" or not kind.startswith("response."):
+        elif kind == "error" or (not kind and reported_error(value)):
             answer.fail(error_text(value) or "error without a message")
-        else:
+        elif kind.startswith(
+            "response."
+        ):  # backends mix in events of their own: rate limits, pings
             _read_event(kind.removeprefix("response."), value, items, answer)
     _finish(response, items, answer)
 
@@ -194,7 +196,7 @@ def _read_reasoning(item: dict[str, Json], position: int, answer: Growing) -> No
 
 
 def _read_call(item: dict[str, Json], kind: str, answer: Growing) -> None:
-    call = answer.call()
+    call = answer.begin_call()
     call.id = word(item.get("call_id")) or word(item.get("id"))
     call.name = word(item.get("name")) or kind.removesuffix("_call")
     call.is_server = kind not in _CLIENT_TOOLS and item.get("execution") != "client"
