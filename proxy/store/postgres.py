@@ -42,13 +42,17 @@ Connection: TypeAlias = "asyncpg.Connection[Any]"  # generic in its stubs only
 
 _NAMES = ", ".join(COLUMNS)
 _BATCH = "agent_telemetry_batch"
-# The temporary table keeps the compression of the columns, so that a value is compressed once.
-# LIKE … INCLUDING COMPRESSION is PostgreSQL 14's.
-_BEGIN = f"""
-BEGIN;
-CREATE TEMPORARY TABLE IF NOT EXISTS {_BATCH} (LIKE agent_telemetry INCLUDING STORAGE%s)
-    ON COMMIT DELETE ROWS
-"""
+_HAS_BATCH = f"SELECT to_regclass('pg_temp.{_BATCH}') IS NOT NULL"
+_LARGE = (
+    *("user_message", "system_prompt", "chat_history", "response_text", "response_thoughts"),
+    *("tool_calls", "tool_results", "request_params", "usage", "error", "labels", "capture"),
+)
+# Values are compressed once, on their way into the real table: compressing takes the server
+# longer than everything else together.
+_CREATE_BATCH = f"""
+CREATE TEMPORARY TABLE {_BATCH} (LIKE agent_telemetry) ON COMMIT DELETE ROWS;
+ALTER TABLE pg_temp.{_BATCH}
+""" + ", ".join(f"ALTER COLUMN {name} SET STORAGE EXTERNAL" for name in _LARGE)
 # What the linker found out about a row outlives the row's replacement.
 _LINKED = ("session_id", "turn_id", "round", "parent_id")
 _REPLACED = ", ".join(
@@ -131,7 +135,7 @@ class Store:
         if not records:
             return 0
         try:
-            return await self._transaction([storable(record) for record in records])
+            return await self._transaction(records)
         except RowRejected as refusal:
             if len(records) == 1:
                 return await self._write_stub(records[0], str(refusal), rejected)
@@ -144,16 +148,16 @@ class Store:
     ) -> int:
         rejected[record.id] = sqlstate
         try:
-            return await self._transaction([storable(_stub(record, sqlstate))])
+            return await self._transaction([_stub(record, sqlstate)])
         except RowRejected:  # not even that: a constraint of the operator's own
             return 0
 
-    async def _transaction(self, rows: list[tuple[Any, ...]]) -> int:
+    async def _transaction(self, records: list[TelemetryRecord]) -> int:
         """One batch or nothing. A connection on which anything else failed is not used again."""
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
                 with translated():
-                    return await self._copied(await self._connected_writer(), rows)
+                    return await self._copied(await self._connected_writer(), records)
         except RowRejected:
             await self._rolled_back()
             raise
@@ -164,12 +168,16 @@ class Store:
             self._drop_writer()
             raise
 
-    async def _copied(self, connection: Connection, rows: list[Any]) -> int:
-        has_compression = connection.get_server_version() >= (14,)
-        await connection.execute(_BEGIN % (" INCLUDING COMPRESSION" if has_compression else ""))
+    async def _copied(self, connection: Connection, records: list[TelemetryRecord]) -> int:
+        await connection.execute("BEGIN")
+        if not await connection.fetchval(_HAS_BATCH):
+            await connection.execute(_CREATE_BATCH)
         try:
             await connection.copy_records_to_table(
-                _BATCH, schema_name="pg_temp", columns=COLUMNS, records=rows
+                _BATCH,
+                schema_name="pg_temp",
+                columns=COLUMNS,
+                records=map(storable, records),  # made while the server reads the ones before
             )
         except (ValueError, TypeError, OverflowError):  # the driver's own refusal of a value
             raise RowRejected("22000") from None

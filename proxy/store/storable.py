@@ -34,7 +34,7 @@ import orjson
 
 from proxy.record import COLUMNS, TelemetryRecord
 
-DEPTH_MAX = 200  # PostgreSQL's parser ends between 7,000 and 30,000, orjson's encoder at 254
+DEPTH_MAX = 254  # what orjson writes; PostgreSQL's parser ends between 7,000 and 30,000
 BYTES_MAX = 64 * 1024 * 1024  # all columns together stay below PostgreSQL's 1 GiB for one row
 NODES_MAX = 2_000_000  # a jsonb value of numbers is up to 16 times its text
 KEPT_BYTES_MAX = 1024 * 1024  # of what is too deep or too large to stay JSON
@@ -46,6 +46,12 @@ _COST_DIGITS = 30  # before and after the point; more is no amount of money
 _DIGITS_MAX = 4300  # where Python refuses to write an integer in decimal
 
 _REPLACEMENT = "\ufffd"
+_STRICT = (
+    orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
+_CONTAINERS = (dict, list, tuple)
 
 
 @dataclass(slots=True)
@@ -92,7 +98,7 @@ def _text(value: Any, cleaning: _Cleaning) -> str | None:
     if not isinstance(value, str):
         cleaning.reasons.add("type")
         value = _named(value)
-    return _cut_bytes(_characters(value, cleaning), BYTES_MAX, cleaning)
+    return _string(value, cleaning, BYTES_MAX)
 
 
 def _required_text(value: Any, cleaning: _Cleaning) -> str:
@@ -121,8 +127,16 @@ def _identity(value: Any, cleaning: _Cleaning) -> str | None:
     return f"{text[:LABEL_KEPT]}-{digest}"
 
 
+def _string(text: str, cleaning: _Cleaning, bytes_max: int) -> str:
+    """The text as PostgreSQL can hold it, at most so long."""
+    text = _characters(text, cleaning)
+    if len(text) * 4 <= bytes_max or len(encoded := text.encode()) <= bytes_max:
+        return text
+    cleaning.reasons.add("size")
+    return encoded[:bytes_max].decode(errors="ignore")
+
+
 def _characters(text: str, cleaning: _Cleaning) -> str:
-    """The text as PostgreSQL can hold it. The usual case is a search for one byte."""
     if "\0" in text:
         cleaning.reasons.add("nul")
         text = text.replace("\0", _REPLACEMENT)
@@ -133,13 +147,6 @@ def _characters(text: str, cleaning: _Cleaning) -> str:
             cleaning.reasons.add("surrogate")
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
-
-
-def _cut_bytes(text: str, bytes_max: int, cleaning: _Cleaning) -> str:
-    if len(text) * 4 <= bytes_max or len(encoded := text.encode()) <= bytes_max:
-        return text
-    cleaning.reasons.add("size")
-    return encoded[:bytes_max].decode(errors="ignore")
 
 
 def _named(value: Any) -> str:
@@ -241,12 +248,28 @@ def _json(value: Any, cleaning: _Cleaning) -> str | None:
     """JSON text that jsonb takes; None is SQL NULL."""
     if value is None:
         return None
+    if (as_it_is := _unchanged(value)) is not None:
+        return as_it_is
     try:
         text = _encoded(_clean(value, cleaning, 1))
     except _TooManyNodes:
         return _beginning(value, cleaning)
     is_small = len(text) * 4 <= BYTES_MAX or len(text.encode()) <= BYTES_MAX
     return text if is_small else _beginning(value, cleaning)
+
+
+def _unchanged(value: Any) -> str | None:
+    """The text of a value that needs no cleaning, ten times as fast; None where that is not sure.
+
+    orjson itself refuses surrogates, integers of more than 64 bits, depth, keys and types that
+    are not JSON's. It writes NUL as an escape, and NaN and Infinity as null.
+    """
+    try:
+        written = orjson.dumps(value, option=_STRICT)
+    except orjson.JSONEncodeError:
+        return None
+    is_clean = b"\\u0000" not in written and b"null" not in written
+    return written.decode() if is_clean and len(written) <= 2 * NODES_MAX else None
 
 
 def _required_json(value: Any, cleaning: _Cleaning) -> str:
@@ -272,8 +295,8 @@ def _clean(value: Any, cleaning: _Cleaning, depth: int) -> Any:
     if cleaning.nodes > NODES_MAX:
         raise _TooManyNodes
     if isinstance(value, str):
-        return _cut_bytes(_characters(value, cleaning), BYTES_MAX, cleaning)
-    if isinstance(value, dict | list | tuple):
+        return _string(value, cleaning, BYTES_MAX)
+    if isinstance(value, _CONTAINERS):
         if depth > DEPTH_MAX:
             cleaning.reasons.add("depth")
             return _written(value, KEPT_BYTES_MAX)
@@ -290,7 +313,7 @@ def _clean_members(value: dict[Any, Any], cleaning: _Cleaning, depth: int) -> di
         if not isinstance(key, str):
             cleaning.reasons.add("key")
             key = _named(key)
-        key = _cut_bytes(_characters(key, cleaning), KEPT_BYTES_MAX, cleaning)
+        key = _string(key, cleaning, KEPT_BYTES_MAX)
         while key in members:
             cleaning.reasons.add("key")
             key += _REPLACEMENT
@@ -312,7 +335,7 @@ def _clean_scalar(value: Any, cleaning: _Cleaning) -> Any:
         cleaning.reasons.add("number")
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     cleaning.reasons.add("type")
-    return _cut_bytes(_characters(_named(value), cleaning), BYTES_MAX, cleaning)
+    return _string(_named(value), cleaning, BYTES_MAX)
 
 
 def _written(value: Any, bytes_max: int) -> str:
