@@ -94,6 +94,8 @@ class SlotFollower:
         self._damage_end = -1
         self._last_sequence = 0
         self._is_blind = False  # a segment was passed over: a gap behind it is no loss
+        self._is_incomplete = False  # a segment, or a part of one, could not be read
+        self._is_caught_up = False
         self._is_changed = False
         self.ready: deque[Tracked] = deque()  # ended or crashed, to be delivered
 
@@ -103,7 +105,10 @@ class SlotFollower:
 
     def advance(self, wanted: int) -> None:
         """Read on until `wanted` calls are ready or nothing is new. Never raises."""
-        if not self._read_on(wanted) or not self._open:
+        if not self._read_on(wanted):
+            return
+        self._forget_unmet()
+        if not self._open:
             return
         candidates = list(self._open.values())
         captured = Captured.of(read_page(self._path / slot.CAPTURED) or ())
@@ -170,8 +175,7 @@ class SlotFollower:
                 if len(self.ready) >= wanted or self._offset >= limit:
                     return False
         except OSError:  # a failing disk: what it does not give back may come back another day
-            self._segments[self._number].is_kept = True
-            self._is_blind = True
+            self._pass_over()
         return True
 
     def _begin(self, number: int) -> bool:
@@ -181,11 +185,17 @@ class SlotFollower:
         except OSError as error:
             if error.errno in _FOR_NOW:
                 return False
-            self._is_blind = True
+            self._is_blind = self._is_incomplete = True
         else:
             self._segments[number] = _Segment()
         self._number, self._offset, self._damage_end = number, 0, -1
+        self._delete_segments()
         return True
+
+    def _pass_over(self) -> None:
+        """Something here cannot be read by this program, now: it is kept and nothing is lost."""
+        self._is_blind = self._is_incomplete = True
+        self._segments[self._number].is_kept = True
 
     def _finish(self) -> None:
         if self._file is None:
@@ -205,8 +215,7 @@ class SlotFollower:
     def _take(self, item: Found) -> None:
         header = item.header
         if header.version > VERSION:
-            self._segments[self._number].is_kept = True
-            self._is_blind = True
+            self._pass_over()
             return
         if not item.is_good:
             self._note_damage(item.offset, item.end)
@@ -222,17 +231,17 @@ class SlotFollower:
     def _begun(self, item: Found) -> None:
         key, sequence = item.header.key, item.header.number
         here = self._segments[self._number]
-        if sequence <= self._last_sequence and self._is_new(item.offset):
-            self._settled.found += 1
-        self._last_sequence = max(self._last_sequence, sequence)
         self._note_sequence(sequence - 1)
         self._settled.sequence = max(self._settled.sequence, sequence)
         if key in self._journal.acknowledged:
             here.settled.append(key)
         elif key not in self._waiting:
+            if sequence <= self._last_sequence and self._is_new(item.offset):
+                self._settled.found += 1
             call = self._waiting[key] = self._open[key] = Tracked(key, sequence)
             call.add(self._number, item)
             here.waiting.add(key)
+        self._last_sequence = max(self._last_sequence, sequence)
 
     def _continued(self, item: Found) -> None:
         call = self._open.get(item.header.key)
@@ -258,6 +267,14 @@ class SlotFollower:
                 self._settled.lost[Loss.DAMAGED] += missing
                 self._is_changed = True
         self._is_blind = False
+
+    def _forget_unmet(self) -> None:
+        """Once all is read: drop from the journal whose segments an earlier reader deleted."""
+        if self._is_caught_up:
+            return
+        self._is_caught_up = True
+        if not self._is_incomplete:
+            self._journal.retain(key for part in self._segments.values() for key in part.settled)
 
     def _note_damage(self, offset: int, end: int) -> None:
         if offset != self._damage_end and self._is_new(offset):

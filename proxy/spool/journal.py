@@ -41,24 +41,16 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path / slot.ACKS
-        self._page = Page(path / slot.SETTLED)
         self.settled = last_settled(path)
         self.acknowledged: set[bytes] = set()
         self._owed: list[tuple[State, bytes]] = []
         self._fd = _open(self._path)
-        self._end, is_damaged = 0, False
-        for payload, number, end in _acks(self._fd):
-            if payload is None:
-                is_damaged = True
-            else:
-                self.acknowledged.update(_keys(payload, number))
-            self._end = end
-        self._rotate_at = max(ROTATE_BYTES_MIN, 2 * self._end)
-        if is_damaged:
-            self._rotate_at = 0
-        elif os.fstat(self._fd).st_size > self._end:
-            os.ftruncate(self._fd, self._end)
-        self._write_page()
+        try:
+            self._page = Page(path / slot.SETTLED)
+            self._load()
+        except OSError:
+            os.close(self._fd)
+            raise
 
     @property
     def is_behind(self) -> bool:
@@ -89,6 +81,10 @@ class Journal:
         gone = set(keys)
         self._owed = [entry for entry in self._owed if entry[1] not in gone]
 
+    def retain(self, keys: Iterable[bytes]) -> None:
+        """Of what was acknowledged only these calls can still be met."""
+        self.acknowledged.intersection_update(keys)
+
     def secure(self) -> None:
         """Before segments are deleted that it speaks of: make it survive a power cut.
 
@@ -103,6 +99,21 @@ class Journal:
         self.flush()
         os.close(self._fd)
         self._page.close()
+
+    def _load(self) -> None:
+        self._end, is_damaged = 0, False
+        for payload, number, end in _acks(self._fd):
+            if payload is None:
+                is_damaged = True
+            else:
+                self.acknowledged.update(_keys(payload, number))
+            self._end = end
+        self._rotate_at = max(ROTATE_BYTES_MIN, 2 * self._end)
+        if is_damaged:
+            self._rotate_at = 0
+        elif os.fstat(self._fd).st_size > self._end:
+            os.ftruncate(self._fd, self._end)
+        self._write_page()
 
     def _append(self, record: bytes) -> None:
         written = 0

@@ -127,15 +127,16 @@ def segment_path(slot: Path, number: int) -> Path:
 
 
 def disk_bytes(slot: Path) -> int:
-    """What the slot's files take, by their lengths."""
+    """What the slot's files take: their lengths, holes left out."""
     total = 0
     try:
         with os.scandir(slot) as entries:
             for entry in entries:
                 try:
-                    total += entry.stat(follow_symlinks=False).st_size
+                    status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue  # deleted meanwhile
+                total += min(status.st_size, status.st_blocks * 512)
     except OSError:
         return total
     return total

@@ -117,7 +117,7 @@ class SlotTotals(Totals):
 
 def read_totals(root: Path) -> list[SlotTotals]:
     """A snapshot per slot. Needs no lock and disturbs nobody; never raises."""
-    return [_read_slot(root / str(number), number) for number in slot.slots(root)]
+    return [read_slot(root / str(number), number) for number in slot.slots(root)]
 
 
 def summed(parts: Iterable[Totals]) -> Totals:
@@ -144,7 +144,8 @@ def id_ms(key: bytes) -> int:
     return int.from_bytes(key[:6], "big") if key[6] >> 4 == 7 else 0
 
 
-def _read_slot(path: Path, number: int) -> SlotTotals:
+def read_slot(path: Path, number: int) -> SlotTotals:
+    """A snapshot of the slot at `path`."""
     # What is settled is read first: it never overtakes what is captured.
     settled = Settled.of(read_page(path / slot.SETTLED) or ())
     captured = Captured.of(read_page(path / slot.CAPTURED) or ())
