@@ -18,10 +18,12 @@ import os
 import time
 from dataclasses import dataclass
 from typing import cast
+from uuid import UUID
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 from proxy.config import Config
+from proxy.endpoints import Endpoint
 from proxy.exchange import Outcome, Start
 from proxy.wire import credentials, fields, headers
 from proxy.wire.admission import Admission, Admitted
@@ -144,7 +146,7 @@ class Call:
         if decision.endpoint is not None and self._relay.sink is not None:
             if self._relay.sink.is_full and self._relay.refuses_when_full:
                 return self._refuse_unrecorded(_FULL, decision.dialect)
-            self._open_tap(decision, self._relay.sink)
+            self._open_tap(decision, decision.endpoint, self._relay.sink)
         self._count(decision)
         try:
             return await self._exchange(decision)
@@ -159,6 +161,10 @@ class Call:
             return Relayed(keeps_alive=False)
         except asyncio.CancelledError:
             self._end_cancelled()
+            raise
+        except Exception:
+            if self._answer_began:  # an error answer in its middle would be taken for content
+                self._agent.abort()
             raise
         finally:
             self._clean_up(decision)
@@ -278,8 +284,11 @@ class Call:
         self._answer_began = True
         is_recorded_elsewhere = fields.first(head.fields, headers.ID) is not None
         if self._tap is not None:
-            kept = headers.kept_of_answer(head.fields, admitted.credentials)
-            self._tap.head(head.status, kept, is_recorded_elsewhere=is_recorded_elsewhere)
+            self._tap.head(
+                head.status,
+                lambda: headers.kept_of_answer(head.fields, admitted.credentials),
+                is_recorded_elsewhere=is_recorded_elsewhere,
+            )
         lines = headers.to_agent(head.fields, self._row_id)
         if is_chunked:
             lines.append(b"Transfer-Encoding: chunked\r\n")
@@ -303,27 +312,35 @@ class Call:
 
     # The record.
 
-    def _open_tap(self, admitted: Admitted, sink: Sink) -> None:
-        assert admitted.endpoint is not None
+    def _open_tap(self, admitted: Admitted, endpoint: Endpoint, sink: Sink) -> None:
         relay = self._relay
-        start = Start(
-            mint_id(self._at_ns),
+        id = mint_id(self._at_ns)
+        self._tap = Tap.open(
+            sink,
+            lambda: self._start(id, admitted, endpoint),
+            self._began_ns,
+            relay.room,
+            relay.stats.count_tap_fault,
+        )
+        if self._tap is not None and relay.adds_id:
+            self._row_id = str(id)
+
+    def _start(self, id: UUID, admitted: Admitted, endpoint: Endpoint) -> Start:
+        salt = self._relay.salt
+        return Start(
+            id,
             self._at_ns,
             admitted.origin.name,
             admitted.dialect,
-            admitted.endpoint.name,
+            endpoint.name,
             self._request.method,
             admitted.recorded_target,
             headers.kept_of_request(self._fields, admitted.credentials),
             admitted.labels,
             admitted.content,
-            relay.salt.hex(),
-            credentials.as_secrets(admitted.credentials, relay.salt),
+            salt.hex(),
+            credentials.as_secrets(admitted.credentials, salt),
         )
-        count_fault = relay.stats.count_tap_fault
-        self._tap = Tap.open(sink, start, self._began_ns, relay.room, count_fault)
-        if self._tap is not None and relay.adds_id:
-            self._row_id = str(start.id)
 
     def _count(self, admitted: Admitted) -> None:
         stats = self._relay.stats
@@ -366,7 +383,7 @@ class Call:
             self._agent.abort()
             return Relayed(keeps_alive=False)
         if self._tap is not None:
-            self._tap.head(refusal.status, (("content-type", "application/json"),))
+            self._tap.head(refusal.status, lambda: (("content-type", "application/json"),))
             self._tap.response(refusal.body)
         self._end(outcome, refusal.text)
         extra = [b"%b: %b\r\n" % (headers.ID, self._row_id.encode())] if self._row_id else []

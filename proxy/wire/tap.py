@@ -108,13 +108,20 @@ class Tap:
 
     @classmethod
     def open(
-        cls, sink: Sink, start: Start, began_ns: int, room: int, on_fault: Callable[[], None]
+        cls,
+        sink: Sink,
+        start_of: Callable[[], Start],
+        began_ns: int,
+        room: int,
+        on_fault: Callable[[], None],
     ) -> Tap | None:
         """A tap on the call, or None where the sink does not take it.
 
-        `began_ns` is the arrival on the monotonic clock, `room` what is kept of each body.
+        `start_of` makes the start inside the fence; `began_ns` is the arrival on the monotonic
+        clock, `room` what is kept of each body.
         """
         try:
+            start = start_of()
             return cls(sink, start.id, began_ns, room, on_fault) if sink.start(start) else None
         except Exception:  # noqa: BLE001  the fence: no fault of recording reaches the call
             on_fault()
@@ -136,13 +143,15 @@ class Tap:
         """The agent has sent its request to the end."""
         self._request_is_complete = True
 
-    def head(self, status: int, headers: Headers, *, is_recorded_elsewhere: bool = False) -> None:
-        """The head of the final answer, before it is released."""
+    def head(
+        self, status: int, headers_of: Callable[[], Headers], *, is_recorded_elsewhere: bool = False
+    ) -> None:
+        """The head of the final answer, before it is released; `headers_of` makes what is kept."""
         if not self._is_on:
             return
         self._is_recorded_elsewhere = is_recorded_elsewhere
         try:
-            self._sink.head(self._id, AnswerHead(self._now_us(), status, headers))
+            self._sink.head(self._id, AnswerHead(self._now_us(), status, headers_of()))
         except Exception:  # noqa: BLE001  the fence, as above
             self._fail()
 

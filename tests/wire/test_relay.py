@@ -188,7 +188,7 @@ async def test_a_request_body_streams_up_as_it_arrives():
 
     async with stand(script) as s:
         await s.agent.send(
-            b"POST /fake/v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"POST " + CHAT + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
         for piece in (b"one", b"two"):
             await s.agent.send(b"3\r\n" + piece + b"\r\n")
@@ -370,7 +370,7 @@ async def test_a_broken_request_body_is_a_bad_request():
 
     async with stand(script) as s:
         await s.agent.send(
-            b"POST /fake/v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"POST " + CHAT + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
         await s.agent.send(b"3\r\nabc\r\n")
         await s.sink.until(lambda: s.sink.order == ["start", "request"])

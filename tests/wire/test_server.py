@@ -169,11 +169,14 @@ async def test_a_long_call_is_no_slow_head():
 async def test_a_head_without_end_is_cut_at_its_limit():
     async with stand(answering(whole(b"ok")), gateway={"max_header_bytes": 8192}) as s:
         await s.agent.send(b"GET /fake/x HTTP/1.1\r\nHost: x\r\n")
-        async with asyncio.timeout(10):
-            with pytest.raises(ConnectionError):
-                while True:
-                    await s.agent.send(b"X: " + b"x" * 4000 + b"\r\n")
-                    await asyncio.sleep(0)
+
+        async def drip():
+            while True:
+                await s.agent.send(b"X: " + b"x" * 4000 + b"\r\n")
+                await asyncio.sleep(0)
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(drip(), 10)
 
 
 async def test_connections_beyond_the_limit_are_turned_away():
@@ -201,6 +204,19 @@ async def test_a_fault_of_the_gateway_itself_is_a_500_without_details(caplog):
         answer = await s.agent.message()
     assert (answer.status, b"error inside the gateway" in answer.body) == (500, True)
     assert "AttributeError" in caplog.text
+    assert CANARY.decode() not in caplog.text
+
+
+async def test_a_fault_in_the_middle_of_an_answer_cuts_it(monkeypatch, caplog):
+    monkeypatch.setattr("proxy.wire.relay.chunk", None)
+    body = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked([CANARY])
+    async with stand(answering(body)) as s:
+        await s.agent.send(post(CHAT))
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await s.agent.message()
+        await s.sink.until_ended()
+    assert s.sink.only.end.outcome is Outcome.PROXY_CRASHED
+    assert "TypeError" in caplog.text
     assert CANARY.decode() not in caplog.text
 
 

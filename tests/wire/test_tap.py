@@ -25,7 +25,7 @@ class Faults:
 
 def opened(sink, room=1000, faults=None):
     start = Start(ID, 0, "openai", "openai", "chat.completions", "POST", "/v1/chat/completions")
-    return Tap.open(sink, start, monotonic_ns(), room, faults or Faults())
+    return Tap.open(sink, lambda: start, monotonic_ns(), room, faults or Faults())
 
 
 def test_bodies_are_kept_counted_and_hashed():
@@ -34,7 +34,7 @@ def test_bodies_are_kept_counted_and_hashed():
     tap.request(b"ab")
     tap.request(b"c")
     tap.request_complete()
-    tap.head(200, (("content-type", "x"),))
+    tap.head(200, lambda: (("content-type", "x"),))
     tap.response(b"12")
     tap.response(b"345")
     tap.end(Outcome.COMPLETE)
@@ -105,7 +105,7 @@ def test_a_sink_that_raises_is_counted_once_and_never_felt(where):
     tap = opened(sink, faults=faults)
     if tap is not None:
         tap.request(b"a")
-        tap.head(200, ())
+        tap.head(200, tuple)
         tap.response(b"b")
         tap.response(b"c")
         tap.end(Outcome.COMPLETE)
@@ -117,13 +117,27 @@ def test_a_sink_that_raises_is_counted_once_and_never_felt(where):
     )
 
 
+def broken():
+    raise KeyError("a bug in what makes the record")
+
+
+def test_a_bug_in_what_makes_the_record_is_counted_and_never_felt():
+    sink, faults = MemorySink(), Faults()
+    assert Tap.open(sink, broken, monotonic_ns(), 10, faults) is None
+    tap = opened(sink, faults=faults)
+    tap.head(200, broken)
+    tap.end(Outcome.COMPLETE)
+    assert faults.count == 2
+    assert (sink[ID].head, sink[ID].end.outcome) == (None, Outcome.COMPLETE)
+
+
 def test_the_first_end_counts_and_nothing_follows_it():
     sink = MemorySink()
     tap = opened(sink)
     tap.end(Outcome.UPSTREAM_RESET, "cut")
     tap.end(Outcome.COMPLETE)
     tap.request(b"late")
-    tap.head(200, ())
+    tap.head(200, tuple)
     tap.response(b"late")
     assert sink.order == ["start", "end"]
     assert (sink[ID].end.outcome, sink[ID].end.error) == (Outcome.UPSTREAM_RESET, "cut")
@@ -133,7 +147,7 @@ def test_the_first_end_counts_and_nothing_follows_it():
 def test_an_answer_recorded_elsewhere_is_marked():
     sink = MemorySink()
     tap = opened(sink)
-    tap.head(200, (), is_recorded_elsewhere=True)
+    tap.head(200, tuple, is_recorded_elsewhere=True)
     tap.end(Outcome.COMPLETE)
     assert sink[ID].end.is_recorded_elsewhere
 

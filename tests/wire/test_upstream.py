@@ -314,7 +314,7 @@ def test_a_ca_file_that_cannot_be_used_stops_the_start(tmp_path):
     (tmp_path / "empty.pem").write_text("")
     for name in ("missing.pem", "empty.pem"):
         config = config_of({"fake": {"url": "https://x.test", "ca_file": tmp_path / name}})
-        with pytest.raises(ConfigError, match="upstreams.fake.ca_file"):
+        with pytest.raises(ConfigError, match=r"upstreams\.fake\.ca_file"):
             upstream_module.upstreams_of(config)
 
 
