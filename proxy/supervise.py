@@ -29,8 +29,8 @@ from proxy.log import configure, event
 from proxy.store.embedded import EmbeddedServer
 
 POLL_S = 0.05
-RESTART_FIRST_S, RESTART_MAX_S = 0.1, 10.0
-HEALTHY_S = 10.0  # a process that ran this long starts anew without a pause
+RESTART_FIRST_S, RESTART_MAX_S = 0.05, 2.0  # no agent waits longer for a gateway
+HEALTHY_S = 5.0  # a process that ran this long starts anew without a pause
 STOP_RECORDER_S = 10.0
 KILL_AFTER_S = 5.0
 

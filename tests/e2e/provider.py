@@ -78,11 +78,11 @@ class Provider:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
-        runner = web.ServerRunner(web.Server(self._guarded))
+        runner = web.ServerRunner(web.Server(self._guarded), shutdown_timeout=0.1)
         await runner.setup()
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
-        await web.SockSite(runner, sock, shutdown_timeout=0.1).start()
+        await web.SockSite(runner, sock).start()
         try:
             yield f"http://127.0.0.1:{sock.getsockname()[1]}"
         finally:

@@ -18,6 +18,9 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 
+from proxy.probe import gateway_answers
+from proxy.store import embedded
+
 ROOT = Path(__file__).parents[2]
 START_S, WAIT_S = 30.0, 60.0
 
@@ -55,6 +58,7 @@ class Stack:
             "AGENT_TELEMETRY__UPSTREAMS__GEMINI__URL": upstream,
             **{f"AGENT_TELEMETRY__{key}": value for key, value in settings.items()},
         }
+        self.dsn = settings.get("STORE__DSN") or embedded.dsn(data_dir)
         self.log = data_dir.with_suffix(".log")
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -75,7 +79,12 @@ class Stack:
                 stdout=output,
                 stderr=output,
             )
-        await until(self.is_serving, f"the gateway answers; log: {self.log_text()}", START_S)
+        try:
+            await until(self.is_serving, "the gateway answers", START_S)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
 
     async def stop(self) -> int:
         """SIGTERM; returns the exit code."""
@@ -86,13 +95,7 @@ class Stack:
     async def is_serving(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log_text()
-        with contextlib.suppress(aiohttp.ClientError, OSError):
-            async with (
-                aiohttp.ClientSession() as session,
-                session.get(f"{self.url}/telemetry/v1/health") as answer,
-            ):
-                return answer.status == 200
-        return False
+        return await gateway_answers(f"127.0.0.1:{self.port}")
 
     async def readiness(self) -> str | None:
         with contextlib.suppress(aiohttp.ClientError, OSError):
@@ -142,8 +145,7 @@ class Stack:
         await until(replaced, f"{role} is started again")
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        dsn = self.command("dsn").stdout.strip()
-        connection = await asyncpg.connect(dsn)
+        connection = await asyncpg.connect(self.dsn)
         try:
             return await connection.fetch(query, *arguments)
         finally:
