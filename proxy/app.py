@@ -22,7 +22,7 @@ from proxy.log import configure, event
 from proxy.metrics import GatewayMetrics, RecorderMetrics
 from proxy.probe import gateway_answers
 from proxy.reading import dsn_of
-from proxy.recorder import RETRY_MAX_S, Recorder
+from proxy.recorder import Recorder
 from proxy.spool.reader import SpoolReader
 from proxy.spool.totals import read_totals, summed
 from proxy.spool.writer import SpoolWriter
@@ -32,6 +32,7 @@ from proxy.wire.server import Gateway
 
 T = TypeVar("T")
 
+START_RETRY_MAX_S = 1.0
 FLUSH_S = 5.0  # how long a recorder that is asked to stop works on what is in the spool
 
 
@@ -154,7 +155,7 @@ async def _until_stopped(
                 event("recorder waits", logging.WARNING, reason=said)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), pause_s)
-        pause_s = min(RETRY_MAX_S, pause_s * 2)
+        pause_s = min(START_RETRY_MAX_S, pause_s * 2)
     return None
 
 

@@ -22,6 +22,7 @@ from proxy.probe import gateway_answers
 from proxy.store import embedded
 
 ROOT = Path(__file__).parents[2]
+UPSTREAMS = ("OPENAI", "ANTHROPIC", "GEMINI")
 START_S, WAIT_S = 30.0, 60.0
 
 
@@ -42,7 +43,10 @@ async def until(done: Callable[[], Awaitable[bool]], what: str, seconds: float =
 class Stack:
     """One running `serve`."""
 
-    def __init__(self, data_dir: Path, upstream: str, **settings: str) -> None:
+    def __init__(
+        self, data_dir: Path, upstream: str, *, role: str = "serve", **settings: str
+    ) -> None:
+        self.role = role
         self.port, self.admin_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.admin_url = f"http://127.0.0.1:{self.admin_port}"
@@ -53,9 +57,7 @@ class Stack:
             "AGENT_TELEMETRY__GATEWAY__LISTEN": f"127.0.0.1:{self.port}",
             "AGENT_TELEMETRY__GATEWAY__DRAIN_TIMEOUT_S": "5",
             "AGENT_TELEMETRY__ADMIN__LISTEN": f"127.0.0.1:{self.admin_port}",
-            "AGENT_TELEMETRY__UPSTREAMS__OPENAI__URL": upstream,
-            "AGENT_TELEMETRY__UPSTREAMS__ANTHROPIC__URL": upstream,
-            "AGENT_TELEMETRY__UPSTREAMS__GEMINI__URL": upstream,
+            **{f"AGENT_TELEMETRY__UPSTREAMS__{n}__URL": upstream for n in UPSTREAMS},
             **{f"AGENT_TELEMETRY__{key}": value for key, value in settings.items()},
         }
         self.dsn = settings.get("STORE__DSN") or embedded.dsn(data_dir)
@@ -72,7 +74,7 @@ class Stack:
     async def start(self) -> None:
         with open(self.log, "ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", "serve"],
+                [sys.executable, "-m", "proxy", self.role],
                 cwd=ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -106,6 +108,15 @@ class Stack:
                 return (await answer.json())["status"]
         return None
 
+    async def until_ready(self) -> None:
+        """Wait until the gateway and the database answer, and the table is there."""
+        migrated = "SELECT to_regclass('agent_telemetry') IS NOT NULL AS found"
+
+        async def ready() -> bool:
+            return await self.readiness() == "ok" and (await self.fetch(migrated))[0]["found"]
+
+        await until(ready, "gateway and database answer")
+
     def log_text(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
@@ -129,7 +140,10 @@ class Stack:
         for pid in map(int, children.split()):
             with contextlib.suppress(OSError):
                 arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if role.encode() in arguments or role.encode() == Path(os.fsdecode(arguments[0])).name.encode():
+                if (
+                    role.encode() in arguments
+                    or role.encode() == Path(os.fsdecode(arguments[0])).name.encode()
+                ):
                     found.append(pid)
         return found
 

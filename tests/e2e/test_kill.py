@@ -16,7 +16,7 @@ KILLS = 10
 async def test_nothing_a_client_saw_is_lost(tmp_path, role):
     provider = Provider()
     async with provider.serving() as upstream, Stack(tmp_path / "data", upstream) as stack:
-        await until(lambda: _ready(stack), "the database answers")
+        await stack.until_ready()
         load = Load(stack.url)
         async with load.running(role):
             for _ in range(KILLS):
@@ -25,10 +25,6 @@ async def test_nothing_a_client_saw_is_lost(tmp_path, role):
             await asyncio.sleep(0.5)
         rows = await _rows(stack, provider.called, load.ledger)
     _check(role, provider, load.ledger, rows)
-
-
-async def _ready(stack: Stack) -> bool:
-    return await stack.readiness() == "ok"
 
 
 async def _rows(stack: Stack, called: set[str], ledger: list[Entry]) -> dict[str, list]:
@@ -42,7 +38,7 @@ async def _rows(stack: Stack, called: set[str], ledger: list[Entry]) -> dict[str
             found.setdefault(row["session_id"], []).append(row)
         return called | {e.name for e in ledger if e.terminal} <= found.keys()
 
-    await until(lambda: _ready(stack), "the database answers again")
+    await stack.until_ready()
     await until(complete, "every call has a row")
     return found
 
