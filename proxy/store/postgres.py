@@ -63,9 +63,11 @@ _REPLACED = ", ".join(
     if name != "id"
 )
 # Replaced once: what a crash had left, by the true outcome; a stub, by the row it stands for.
-# A turn that goes on is written again.
+# A turn that goes on is written again. In order of ids, so that two recorders with the same rows
+# wait for each other instead of locking each other out.
 _MERGE = f"""
 INSERT INTO agent_telemetry AS kept ({_NAMES}) SELECT {_NAMES} FROM pg_temp.{_BATCH}
+    ORDER BY id
 ON CONFLICT (id) DO UPDATE SET {_REPLACED}
 WHERE kept.outcome = 'proxy_crashed' AND excluded.outcome <> 'proxy_crashed'
     OR kept.capture ? 'rejected' AND NOT COALESCE(excluded.capture ? 'rejected', FALSE)

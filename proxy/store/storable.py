@@ -189,8 +189,8 @@ def _required_integer(value: Any, cleaning: _Cleaning) -> int:
 def _amount(value: Any, cleaning: _Cleaning) -> Decimal | None:
     if value is None:
         return None
-    if isinstance(value, int | float) and abs(value) < 10**_COST_DIGITS:
-        value = Decimal(str(value))
+    if isinstance(value, float) or type(value) is int:
+        value = Decimal(repr(value)) if abs(value) < 10**_COST_DIGITS else Decimal("Infinity")
     if not isinstance(value, Decimal):
         cleaning.reasons.add("type")
         return None
