@@ -213,7 +213,11 @@ def check_config(config_path: Path | None, as_json: bool) -> None:
     Example:
       agent-telemetry check-config --config my.toml
     """
-    values = effective(load(config_path))
+    config = load(config_path)
+    from proxy.supervise import validate
+
+    validate(config)
+    values = effective(config)
     if as_json:
         _print_json(values)
         return

@@ -24,9 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from proxy.config import Config, share_metrics, split_listen
+from proxy.enrich.redact import Redactor
 from proxy.errors import ConfigError, ProxyError
 from proxy.log import configure, event
 from proxy.store.embedded import EmbeddedServer
+from proxy.wire.upstream import upstreams_of
 
 POLL_S = 0.05
 RESTART_FIRST_S, RESTART_MAX_S = 0.05, 2.0  # no agent waits longer for a gateway
@@ -65,6 +67,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Start everything, keep it running, stop it in order. Raises ProxyError before that."""
+        validate(self._config)
         prepare(self._config)
         forget_metrics(self._config)
         gateway = listen(self._config.gateway.listen, "gateway.listen")
@@ -191,6 +194,12 @@ def forget_metrics(config: Config) -> None:
     """Drop the series of earlier runs."""
     for file in config.metrics_dir.glob("*.db"):
         file.unlink(missing_ok=True)
+
+
+def validate(config: Config) -> None:
+    """Try what only use shows: certificate files, the operator's rules. Raises ConfigError."""
+    upstreams_of(config)
+    Redactor(config.redaction)
 
 
 def prepare(config: Config) -> None:
