@@ -49,10 +49,12 @@ _LARGE = (
 )
 # Values are compressed once, on their way into the real table: compressing takes the server
 # longer than everything else together.
+_UNCOMPRESSED = ", ".join(f"ALTER COLUMN {name} SET STORAGE EXTERNAL" for name in _LARGE)
 _CREATE_BATCH = f"""
-CREATE TEMPORARY TABLE {_BATCH} (LIKE agent_telemetry) ON COMMIT DELETE ROWS;
-ALTER TABLE pg_temp.{_BATCH}
-""" + ", ".join(f"ALTER COLUMN {name} SET STORAGE EXTERNAL" for name in _LARGE)
+CREATE TEMPORARY TABLE {_BATCH} ON COMMIT DELETE ROWS
+    AS SELECT {_NAMES} FROM agent_telemetry WITH NO DATA;
+ALTER TABLE pg_temp.{_BATCH} {_UNCOMPRESSED}
+"""  # noqa: S608 - column names are this program's own
 # What the linker found out about a row outlives the row's replacement.
 _LINKED = ("session_id", "turn_id", "round", "parent_id")
 _REPLACED = ", ".join(
