@@ -11,16 +11,18 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 
 from proxy.call import Json, ModelCall, Usage
+from proxy.captured import packed
 from proxy.config import Config
 from proxy.decode.dispatch import decode
 from proxy.enrich.cost import cost_usd
+from proxy.enrich.media import extract, settle
 from proxy.enrich.redact import Redactor, metadata_only
 from proxy.enrich.sessions import Hints, Identity, identify
 from proxy.enrich.tokens import TokenCounter
 from proxy.exchange import End, Exchange, Outcome
 from proxy.labels import REQUEST_ID_HEADERS
 from proxy.log import describe
-from proxy.record import TelemetryRecord
+from proxy.record import Beside, Blob, TelemetryRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,14 @@ class _Counted:
     problems: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A row, and what is stored together with it."""
+
+    record: TelemetryRecord
+    beside: Beside
+
+
 class Assembler:
     """Turns exchanges into records under one configuration."""
 
@@ -40,9 +50,9 @@ class Assembler:
         self._redactor = Redactor(config.redaction)
         self._counter = TokenCounter()
 
-    def record(self, exchange: Exchange, *, is_damaged: bool = False) -> TelemetryRecord:
-        """The row of one exchange: decoded, counted, priced, redacted."""
-        call = decode(exchange)
+    def assembled(self, exchange: Exchange, *, is_damaged: bool = False) -> Assembled:
+        """The row of one exchange, decoded, counted, priced, redacted, and what lies beside it."""
+        call = decode(exchange, self._config.capture.max_body_bytes)
         identity = identify(exchange.start, call.prompt)
         end = exchange.end or _crashed_end(exchange)
         outcome = _outcome(exchange, end, call)
@@ -57,7 +67,9 @@ class Assembler:
             self._config.prices,
             at=exchange.start.started_at,
         )
-        return self._redacted(replace(record, cost_usd=price), exchange)
+        record, blobs = self._redacted(replace(record, cost_usd=price), exchange)
+        is_kept = self._config.capture.raw == "all" and exchange.start.content == "full"
+        return Assembled(record, Beside(blobs, packed(exchange) if is_kept else None))
 
     def _counted(self, exchange: Exchange, call: ModelCall) -> _Counted:
         """Provider usage; otherwise, or where a stream broke off, the tokenizer's estimate."""
@@ -84,15 +96,23 @@ class Assembler:
         )
         return _Counted(usage, "partial_stream", estimate.problems)
 
-    def _redacted(self, record: TelemetryRecord, exchange: Exchange) -> TelemetryRecord:
+    def _redacted(
+        self, record: TelemetryRecord, exchange: Exchange
+    ) -> tuple[TelemetryRecord, tuple[Blob, ...]]:
+        """The record without secrets and large media. Media are out of sight of the rules."""
+        scan = self._redactor.scan(exchange.start)
+        media_bytes = self._config.capture.media_bytes
+        if exchange.start.content == "metadata":
+            record = metadata_only(record)
         try:
-            clean, counts = self._redactor.redact(record, exchange.start)
+            bare, taken = extract(record, scan.text, media_bytes)
+            clean = scan.record(bare)
         except Exception as error:  # noqa: BLE001 - fail closed for the data, open for the row
             noted = _noted(record, f"redaction failed: {describe(error)}")
-            return metadata_only(noted, with_labels=False)
-        if counts:
-            clean = _with_capture(clean, redactions=dict(counts))
-        return metadata_only(clean) if exchange.start.content == "metadata" else clean
+            return metadata_only(noted, with_labels=False), ()
+        if scan.counts:
+            clean = _with_capture(clean, redactions=dict(scan.counts))
+        return settle(clean, taken, media_bytes)
 
 
 def _row(
@@ -193,12 +213,8 @@ def _capture(
         "request_sha256": end.request_sha256,
         "response_sha256": end.response_sha256,
     }
-    dropped: dict[str, Json] = {
-        "request": end.request_bytes - end.request_kept,
-        "response": end.response_bytes - end.response_kept,
-    }
-    if any(dropped.values()):
-        found["truncated"] = dropped
+    if truncated := _truncated(call, end):
+        found["truncated"] = truncated
     if not end.request_complete:
         found["request_complete"] = False
     if identity.session_source:
@@ -213,9 +229,23 @@ def _capture(
         found["response_id"] = call.answer.response_id
     if call.answer.choices:
         found["choices"] = list(call.answer.choices)
+    if call.answer.media:
+        found["media"] = list(call.answer.media)
     if problems:
         found["problems"] = list(problems)
     return found
+
+
+def _truncated(call: ModelCall, end: End) -> dict[str, Json]:
+    """Bytes of each body that were not kept on the wire; which were cut while decompressing."""
+    dropped: dict[str, Json] = {
+        "request": end.request_bytes - end.request_kept,
+        "response": end.response_bytes - end.response_kept,
+    }
+    cut = {"request": call.prompt.is_truncated, "response": call.answer.is_truncated}
+    if any(cut.values()):
+        return {**dropped, "decoded": [side for side, is_cut in cut.items() if is_cut]}
+    return dropped if any(dropped.values()) else {}
 
 
 def _request_id(exchange: Exchange) -> str | None:

@@ -68,6 +68,7 @@ class Prompt:
     is_partial_context: bool = False  # the wire holds only what is new (previous_response_id …)
     session_hint: str | None = None  # what the body itself says about its conversation
     labels: tuple[tuple[str, str], ...] = ()  # user, safety_identifier: persons, not sessions
+    is_truncated: bool = False  # the body was longer than is kept
     problems: tuple[str, ...] = ()
 
 
@@ -82,6 +83,7 @@ class Answer:
     usage: Usage | None = None
     finish_reason: str | None = None
     choices: tuple[Json, ...] = ()  # further choices: {"index", "text", "finish_reason", …}
+    media: tuple[Json, ...] = ()  # generated images, audio …: the parts in the provider's own shape
     response_id: str | None = None  # the provider's id of the answer object
     is_stream: bool = False  # the answer came as a stream (SSE, NDJSON, event stream, JSON array)
     is_terminated: bool = False  # the dialect's terminal event or the whole JSON body was seen
@@ -89,6 +91,7 @@ class Answer:
     error: str | None = None  # the provider's error, as text
     is_stream_error: bool = False  # an error event after status 200
     first_content_us: int | None = None  # arrival of the first content of a stream
+    is_truncated: bool = False  # the body was longer than is kept
     problems: tuple[str, ...] = ()
 
 

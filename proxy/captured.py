@@ -1,12 +1,13 @@
-"""Captured: one exchange read from a file, in any form in which people keep them.
+"""Captured: one exchange outside of the spool, in any form in which it is kept.
 
-Either as the spool's raw copies in `agent_raw` (`Exchange.to_bytes`, plain or compressed with
-zstd), or as one line of a recording with `request` and `response`, bodies in base64.
+Either as a raw copy in `agent_raw` (`Exchange.to_bytes`, compressed with zstd; a file may also hold
+it plain), or as one line of a recording with `request` and `response`, bodies in base64.
 """
 
 from __future__ import annotations
 
 import binascii
+import hashlib
 from base64 import b64decode
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,19 @@ from proxy.exchange import AnswerHead, End, Exchange, Headers, Outcome, Piece, S
 
 FILE_BYTES_MAX = 512 * 1024 * 1024
 _ZSTD = b"\x28\xb5\x2f\xfd"
+
+
+def packed(exchange: Exchange) -> bytes:
+    """The exchange as it lies in `agent_raw`."""
+    return zstandard.compress(exchange.to_bytes())
+
+
+def unpacked(data: bytes) -> Exchange:
+    """The exchange of a raw copy. Raises ProxyError where it is none."""
+    try:
+        return Exchange.from_bytes(zstandard.decompress(data, max_output_size=FILE_BYTES_MAX))
+    except (ValueError, TypeError, KeyError, AttributeError, zstandard.ZstdError) as error:
+        raise ProxyError(f"a raw copy is no exchange: {type(error).__name__}") from None
 
 
 def read(path: Path) -> Exchange:
@@ -49,6 +63,7 @@ def _recording(raw: Mapping[str, Any]) -> Exchange:
     endpoint = classify(str(request["method"]), target.partition("?")[0])
     if endpoint is None:
         raise ValueError(f"{request['method']} {target} is no model call")
+    asked = b64decode(request.get("body_b64") or "")
     body = b64decode(response.get("body_b64") or "")
     return Exchange(
         Start(
@@ -61,10 +76,19 @@ def _recording(raw: Mapping[str, Any]) -> Exchange:
             target=target,
             headers=_headers(request),
         ),
-        b64decode(request.get("body_b64") or ""),
+        asked,
         AnswerHead(0, int(response["status"]), _headers(response)),
         (Piece(0, body),) if body else (),
-        End(0, Outcome.COMPLETE),
+        End(
+            0,
+            Outcome.COMPLETE,
+            request_bytes=len(asked),
+            response_bytes=len(body),
+            request_sha256=hashlib.sha256(asked).hexdigest(),
+            response_sha256=hashlib.sha256(body).hexdigest(),
+            request_kept=len(asked),
+            response_kept=len(body),
+        ),
     )
 
 

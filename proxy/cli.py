@@ -308,7 +308,7 @@ def decode(file: Path, config_path: Path | None, as_json: bool) -> None:
     from proxy.captured import read
     from proxy.views import row as view
 
-    row = Assembler(load(config_path)).record(read(file)).as_row()
+    row = Assembler(load(config_path)).assembled(read(file)).record.as_row()
     click.echo(view.as_json(row) if as_json else view.as_text(row))
 
 

@@ -1,4 +1,4 @@
-"""TelemetryRecord: one row of the table `agent_telemetry`.
+"""TelemetryRecord: one row of the table `agent_telemetry`, and what is kept beside it.
 
 Field names are the column names, in the order of the table. Values are plain Python values; the
 store makes each of them fit PostgreSQL (`store/storable.py`), so nothing here needs to be clean.
@@ -70,3 +70,20 @@ class TelemetryRecord:
 
 
 COLUMNS: tuple[str, ...] = tuple(column.name for column in fields(TelemetryRecord))
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A medium that stood inline in a record. Kept once, whoever refers to it."""
+
+    sha256: str  # of the content, in hex
+    media_type: str | None
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What is stored together with a row, in other tables."""
+
+    blobs: tuple[Blob, ...] = ()
+    raw: bytes | None = None  # the exchange it was made from, compressed

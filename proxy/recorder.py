@@ -16,9 +16,8 @@ import time
 from collections.abc import Sequence
 from uuid import UUID
 
-import zstandard
-
-from proxy.assemble import Assembler
+from proxy.assemble import Assembled, Assembler
+from proxy.captured import packed
 from proxy.config import Config
 from proxy.errors import StoreMisconfigured, StoreUnavailable
 from proxy.log import event
@@ -75,10 +74,10 @@ class Recorder:
 
     async def _handle(self, batch: Sequence[Delivery]) -> None:
         due = [d for d in batch if not (d.exchange.end and d.exchange.end.is_recorded_elsewhere)]
-        records = await asyncio.to_thread(self._records, due)
-        for record in records:
-            self._announce(record)
-        rejected = await self._stored(records)
+        assembled = await asyncio.to_thread(self._assembled, due)
+        for each in assembled:
+            self._announce(each.record)
+        rejected = await self._stored(assembled)
         refused = [d for d in due if d.exchange.start.id in rejected]
         for delivery in refused:
             await self._set_aside(delivery, rejected[delivery.exchange.start.id])
@@ -86,8 +85,8 @@ class Recorder:
         if refused:
             self._reader.acknowledge(refused, state="quarantined")
 
-    def _records(self, batch: Sequence[Delivery]) -> list[TelemetryRecord]:
-        return [self._assembler.record(d.exchange, is_damaged=d.is_damaged) for d in batch]
+    def _assembled(self, batch: Sequence[Delivery]) -> list[Assembled]:
+        return [self._assembler.assembled(d.exchange, is_damaged=d.is_damaged) for d in batch]
 
     def _announce(self, record: TelemetryRecord) -> None:
         self._metrics.observe(record)
@@ -116,12 +115,14 @@ class Recorder:
     def _beginning(self, text: str | None) -> str | None:
         return lines.one_line(text, 80) if text and self._config.log.content else None
 
-    async def _stored(self, records: Sequence[TelemetryRecord]) -> dict[UUID, str]:
+    async def _stored(self, assembled: Sequence[Assembled]) -> dict[UUID, str]:
         """Write until the database has taken it; returns the rejected rows with their SQLSTATE."""
+        records = [each.record for each in assembled]
+        beside = {each.record.id: each.beside for each in assembled}
         pause_s = RETRY_FIRST_S
         while True:
             try:
-                result = await self._store.write(records)
+                result = await self._store.write(records, beside)
             except (StoreUnavailable, StoreMisconfigured) as error:
                 kind = "unavailable" if isinstance(error, StoreUnavailable) else "misconfigured"
                 self._metrics.store_faults.labels(kind).inc()
@@ -146,5 +147,6 @@ class Recorder:
         self._metrics.rows_rejected.inc()
         start = delivery.exchange.start
         event("row refused", logging.ERROR, id=str(start.id), sqlstate=sqlstate)
-        raw = zstandard.compress(delivery.exchange.to_bytes())
-        await self._store.quarantine(start.id, start.started_at, f"sqlstate {sqlstate}", raw)
+        if self._config.capture.raw != "off" and start.content == "full":
+            raw = packed(delivery.exchange)
+            await self._store.quarantine(start.id, start.started_at, f"sqlstate {sqlstate}", raw)

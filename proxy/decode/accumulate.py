@@ -38,6 +38,7 @@ class Choice:
     text: list[str] = field(default_factory=list)
     thoughts: dict[Hashable, list[str]] = field(default_factory=dict)  # by block
     calls: list[PartialCall] = field(default_factory=list)
+    audio: list[dict[str, Json]] = field(default_factory=list)  # deltas of speech
     latest: dict[Hashable, PartialCall] = field(default_factory=dict)  # calls, by any name
     finish_reason: str | None = None
 
@@ -76,6 +77,7 @@ class Growing:
     is_terminated: bool = False
     has_finished_item: bool = False
     choices: dict[int, Choice] = field(default_factory=dict)
+    media: list[Json] = field(default_factory=list)
     first_content: int | None = None  # offset behind the event that brought it
     _offset: int = 0
 
@@ -87,6 +89,11 @@ class Growing:
         """Content came that is added elsewhere or not at all."""
         if self.first_content is None:
             self.first_content = self._offset
+
+    def show(self, part: Json) -> None:
+        """A medium came: the part that holds it."""
+        self.touch()
+        self.media.append(part)
 
     def choice(self, index: int = 0) -> Choice:
         return self.choices.setdefault(index, Choice())
@@ -150,6 +157,7 @@ class Growing:
             usage=usage,
             finish_reason=main.finish_reason,
             choices=tuple(c.as_json(i) for i, c in sorted(self.choices.items()) if i != first),
+            media=tuple(self.media),
             response_id=self.response_id,
             is_stream=not self.is_plain,
             is_terminated=is_whole,

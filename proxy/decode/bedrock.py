@@ -148,6 +148,8 @@ def _read_block(block: dict[str, Json], index: int, answer: Growing) -> None:
     reasoning = members(block.get("reasoningContent"))
     answer.think(string(reasoning.get("text")), index)
     answer.think(string(at(reasoning, "reasoningText", "text")), index)
+    if at(block, "image", "source") is not None:
+        answer.show({"image": block.get("image")})
     if isinstance(block.get("toolUse"), dict):
         use = members(block.get("toolUse"))
         call = answer.call(index)

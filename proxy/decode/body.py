@@ -34,6 +34,7 @@ SLICE_BYTES = 512
 SLICE_BYTES_OF_DAMAGED = 64
 ZSTD_WINDOW_BYTES = 128 * 1024 * 1024
 
+_TOO_LONG = "is longer than is kept; the rest is left out"
 _DAMAGED = "is damaged; what could be decoded is kept"
 
 
@@ -44,6 +45,7 @@ class Body:
     data: bytes = b""
     ends: tuple[int, ...] = ()
     at_us: tuple[int, ...] = ()
+    is_truncated: bool = False  # there was more than is kept
 
     def arrival_us(self, offset: int) -> int | None:
         """When the bytes before `offset` had arrived; None for an empty body."""
@@ -75,7 +77,7 @@ def read_body(
     bytes_max: int = BODY_BYTES_MAX,
 ) -> Body:
     """Undo the content-encodings of a body that came in pieces. `what` names it in problems."""
-    found = [piece for piece in pieces if piece.data]
+    found, is_truncated = [piece for piece in pieces if piece.data], False
     codings = [name.strip().lower() for name in (content_encoding or "").split(",")]
     for name in list(reversed(codings))[:CODINGS_MAX]:
         if not found or name in ("", "identity"):
@@ -83,19 +85,20 @@ def read_body(
         if name not in _CODINGS:
             problems.add(f"{what} has an unknown content-encoding, {name[:40]!r}")
             break
-        found = _decoded(found, name, problems, what, bytes_max)
+        found, is_cut = _decoded(found, name, problems, what, bytes_max)
+        is_truncated = is_truncated or is_cut
     data = b"".join(piece.data for piece in found)
     if len(data) > bytes_max:
-        problems.add(f"{what} is longer than is kept; the rest is left out")
-        data = data[:bytes_max]
+        problems.add(f"{what} {_TOO_LONG}")
+        data, is_truncated = data[:bytes_max], True
     ends = tuple(accumulate(len(piece.data) for piece in found))
-    return Body(data, ends, tuple(piece.at_us for piece in found))
+    return Body(data, ends, tuple(piece.at_us for piece in found), is_truncated)
 
 
 def _decoded(
     pieces: list[Piece], name: str, problems: Problems, what: str, bytes_max: int
-) -> list[Piece]:
-    """The pieces with one coding undone, or as they are where the label is wrong."""
+) -> tuple[list[Piece], bool]:
+    """The pieces with one coding undone, or as they are where the label is wrong; was it cut?"""
     make, head = _CODINGS[name], _head(pieces)
     try:
         found, problem = _run(make(head), pieces, bytes_max)
@@ -109,10 +112,10 @@ def _decoded(
     is_mislabelled = _is_document(head) and not _is_document(_head(found))
     if is_mislabelled or (problem == _DAMAGED and not found):
         problems.add(f"{what} is labelled {name} and is not; it is read as it is")
-        return pieces
+        return pieces, False
     if problem:
         problems.add(f"{name} {what} {problem}")
-    return found
+    return found, problem == _TOO_LONG
 
 
 def _head(pieces: list[Piece]) -> bytes:
@@ -141,7 +144,7 @@ def _run(
             if out:
                 done.append(Piece(piece.at_us, out))
             if given > bytes_max or given > max(RATIO_FREE_BYTES, RATIO_MAX * taken):
-                return done, "is longer than is kept; the rest is left out"
+                return done, _TOO_LONG
     return done, None if decompressor.is_whole else "is cut short"
 
 

@@ -23,7 +23,7 @@ from proxy.decode import (
     openai_responses,
 )
 from proxy.decode.accumulate import Growing
-from proxy.decode.body import Body, read_body
+from proxy.decode.body import BODY_BYTES_MAX, Body, read_body
 from proxy.decode.failure import error_text, shortened
 from proxy.decode.framing import Event, Framing, framing_of, read_events
 from proxy.decode.jsonvalue import BROKEN, read_json
@@ -63,19 +63,24 @@ _PATH_MODEL = re.compile(
 )
 
 
-def decode(exchange: Exchange) -> ModelCall:
-    """What the exchange means. Never raises."""
+def decode(exchange: Exchange, body_bytes_max: int = BODY_BYTES_MAX) -> ModelCall:
+    """What the exchange means, of each body as much as is kept. Never raises."""
     dialect = _DIALECTS.get(exchange.start.endpoint)
     if dialect is None:
         problem = f"no decoder for endpoint {exchange.start.endpoint[:80]!r}"
         return ModelCall(Prompt(model=_path_model(exchange), problems=(problem,)), Answer())
-    return ModelCall(_prompt(exchange, dialect), _answer(exchange, dialect))
+    return ModelCall(
+        _prompt(exchange, dialect, body_bytes_max), _answer(exchange, dialect, body_bytes_max)
+    )
 
 
-def _prompt(exchange: Exchange, dialect: Dialect) -> Prompt:
+def _prompt(exchange: Exchange, dialect: Dialect, body_bytes_max: int) -> Prompt:
     problems = Problems()
     try:
-        prompt = _read_prompt(exchange, dialect, problems)
+        coding = exchange.request_header("content-encoding")
+        pieces = (Piece(0, exchange.request),)
+        body = read_body(pieces, coding, problems, "request", body_bytes_max)
+        prompt = replace(_read_prompt(body, dialect, problems), is_truncated=body.is_truncated)
     except Exception as error:  # noqa: BLE001  the fence: a decoder's bug must not cost the row
         problems.add(f"request decoder failed: {type(error).__name__}")
         prompt = Prompt()
@@ -83,9 +88,7 @@ def _prompt(exchange: Exchange, dialect: Dialect) -> Prompt:
     return replace(prompt, model=model, problems=prompt.problems + problems.as_tuple())
 
 
-def _read_prompt(exchange: Exchange, dialect: Dialect, problems: Problems) -> Prompt:
-    coding = exchange.request_header("content-encoding")
-    body = read_body((Piece(0, exchange.request),), coding, problems, "request")
+def _read_prompt(body: Body, dialect: Dialect, problems: Problems) -> Prompt:
     if not body.data:
         problems.add("request has no body")
         return Prompt()
@@ -97,17 +100,21 @@ def _read_prompt(exchange: Exchange, dialect: Dialect, problems: Problems) -> Pr
     return dialect.read_prompt(value)
 
 
-def _answer(exchange: Exchange, dialect: Dialect) -> Answer:
+def _answer(exchange: Exchange, dialect: Dialect, body_bytes_max: int) -> Answer:
     if exchange.head is None:
         return Answer()
     problems = Problems()
     try:
         coding = exchange.response_header("content-encoding")
-        body = read_body(exchange.response, coding, problems, "answer")
+        body = read_body(exchange.response, coding, problems, "answer", body_bytes_max)
         framing = framing_of(body.data, exchange.response_header("content-type"))
-        if exchange.head.status >= 400:
-            return _failure(body, framing, problems)
-        return _read_answer(body, framing, dialect, problems)
+        is_failure = exchange.head.status >= 400
+        answer = (
+            _failure(body, framing, problems)
+            if is_failure
+            else _read_answer(body, framing, dialect, problems)
+        )
+        return replace(answer, is_truncated=body.is_truncated)
     except Exception as error:  # noqa: BLE001  the fence: a decoder's bug must not cost the row
         problems.add(f"answer decoder failed: {type(error).__name__}")
         return Answer(problems=problems.as_tuple())

@@ -115,7 +115,7 @@ def _read_part(part: dict[str, Json], block: int, index: int, answer: Growing) -
         call.id, call.name, call.is_server = word(tool.get("id")), _tool_name(tool), True
         call.value = tool.get("args")
     if part.get("inlineData"):
-        answer.touch()
+        answer.show(dict(part))
 
 
 def _read_function_call(function: dict[str, Json], index: int, answer: Growing) -> None:

@@ -10,6 +10,7 @@ Source: https://platform.openai.com/docs/api-reference/chat
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Iterable
 
 from proxy.call import Json, Prompt, Usage
@@ -58,6 +59,9 @@ def read_answer(events: Iterable[Event], answer: Growing) -> None:
         _read_chunk(members(event.value), answer)
         if error := reported_error(event.value):
             answer.fail(error)
+    for choice in answer.choices.values():
+        if choice.audio:
+            answer.show({"audio": _joined(choice.audio)})
     answer.has_finished_item = answer.all_finished()
     answer.is_terminated = answer.is_terminated or answer.has_finished_item
 
@@ -86,8 +90,11 @@ def _read_choice(choice: dict[str, Json], index: int, answer: Growing) -> None:
     answer.say(string(part.get("refusal")), index)
     if part.get("content") is None:
         answer.say(string(at(part, "audio", "transcript")), index)
-    if part.get("audio"):
+    if audio := members(part.get("audio")):
         answer.touch()
+        answer.choice(index).audio.append(audio)
+    for image in elements(part.get("images")):  # OpenRouter, Gemini's OpenAI-compatible API
+        answer.show(image)
     for call in elements(part.get("tool_calls")):
         _read_tool_call(members(call), index, answer)
     function = members(part.get("function_call"))
@@ -113,11 +120,35 @@ def _read_content(content: Json, index: int, answer: Growing) -> None:
     if isinstance(content, str):
         answer.say(content, index)
     for part in elements(content):
+        if at(part, "image_url") is not None:
+            answer.show(part)
         thinking = at(part, "thinking")
         if thinking is None:
             answer.say("".join(text_parts(part)) or string(at(part, "refusal")), index)
         else:
             answer.think("".join(text_parts(thinking)), "parts", index)
+
+
+def _joined(deltas: list[dict[str, Json]]) -> dict[str, Json]:
+    """One spoken answer of its deltas: `data` and `transcript` grow, the rest is said once."""
+    whole_audio: dict[str, Json] = {}
+    for delta in deltas:
+        whole_audio |= delta
+    if "data" in whole_audio:
+        whole_audio["data"] = _glued([string(delta.get("data")) for delta in deltas])
+    if "transcript" in whole_audio:
+        whole_audio["transcript"] = "".join(string(delta.get("transcript")) for delta in deltas)
+    return whole_audio
+
+
+def _glued(pieces: list[str]) -> str:
+    """One base64 text of several, each of which may end in padding of its own."""
+    if not any(piece.endswith("=") for piece in pieces[:-1]):
+        return "".join(pieces)
+    try:
+        return b64encode(b"".join(map(b64decode, pieces))).decode("ascii")
+    except ValueError:  # no base64 at all
+        return "".join(pieces)
 
 
 def _read_tool_call(delta: dict[str, Json], index: int, answer: Growing) -> None:

@@ -185,6 +185,8 @@ def _read_item(item: dict[str, Json], position: int, answer: Growing) -> None:
     elif kind == "reasoning":
         _read_reasoning(item, position, answer)
     elif kind.endswith("_call") or kind == "mcp_approval_request":
+        if item.get("result") is not None and kind == "image_generation_call":
+            answer.show(dict(item))
         _read_call(item, kind, answer)
 
 

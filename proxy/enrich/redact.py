@@ -22,6 +22,7 @@ import orjson
 from proxy.call import Json
 from proxy.config import Redaction
 from proxy.enrich.credentials import Credentials
+from proxy.enrich.media import is_reference
 from proxy.enrich.redact_rules import PII, SECRETS
 from proxy.enrich.ruleset import RuleSet, own_rules
 from proxy.exchange import Start
@@ -43,6 +44,7 @@ JSON_COLUMNS = (
     *("chat_history", "tool_calls", "tool_results", "request_params", "usage", "labels"),
     "capture",
 )
+CAPTURED_CONTENT = ("choices", "media")  # what in `capture` the model said or showed
 
 # Outcomes whose error text is the gateway's own and cannot quote a prompt or an answer.
 _OWN_ERRORS = frozenset({"upstream_unreachable", "upstream_timeout", "proxy_crashed"})
@@ -58,21 +60,9 @@ class Redactor:
         self._rules = RuleSet([*SECRETS, *opted_in, *own] if config.enabled else [])
         self._seen = _Seen()
 
-    def redact(
-        self, record: TelemetryRecord, start: Start
-    ) -> tuple[TelemetryRecord, dict[str, int]]:
-        """The record without secrets, and how often each rule matched."""
-        scan = _Scan(self._rules, self._seen, start)
-        changed: dict[str, Any] = {}
-        for column in TEXT_COLUMNS:
-            text = getattr(record, column)
-            if text:
-                changed[column] = scan.part(text)
-        for column in JSON_COLUMNS:
-            value = getattr(record, column)
-            if value:
-                changed[column] = scan.parts(value)
-        return replace(record, **changed), dict(scan.counts)
+    def scan(self, start: Start) -> Scan:
+        """The search through what one call brought."""
+        return Scan(self._rules, self._seen, start)
 
 
 def metadata_only(record: TelemetryRecord, *, with_labels: bool = True) -> TelemetryRecord:
@@ -80,7 +70,8 @@ def metadata_only(record: TelemetryRecord, *, with_labels: bool = True) -> Telem
 
     `with_labels` is False where redaction failed: labels are the agent's own text too.
     """
-    capture = {name: value for name, value in (record.capture or {}).items() if name != "choices"}
+    given = (record.capture or {}).items()
+    capture = {name: value for name, value in given if name not in CAPTURED_CONTENT}
     return replace(
         record,
         system_prompt="",
@@ -138,8 +129,8 @@ class _Result:
     weight: int
 
 
-class _Scan:
-    """The walk over one record."""
+class Scan:
+    """The walk over what one call brought. `counts` says how often each rule has matched."""
 
     def __init__(self, rules: RuleSet, seen: _Seen, start: Start) -> None:
         self.counts: Counter[str] = Counter()
@@ -149,13 +140,33 @@ class _Scan:
         digests = "".join(sorted(secret.digest for secret in start.secrets))
         self._context = blake2b(f"{start.salt} {digests}".encode(), digest_size=16).digest()
 
-    def parts(self, value: Json) -> Json:
+    def record(self, record: TelemetryRecord) -> TelemetryRecord:
+        """The record without secrets."""
+        changed: dict[str, Any] = {}
+        for column in TEXT_COLUMNS:
+            text = getattr(record, column)
+            if text:
+                changed[column] = self._part(text)
+        for column in JSON_COLUMNS:
+            value = getattr(record, column)
+            if value:
+                changed[column] = self._parts(value)
+        return replace(record, **changed)
+
+    def text(self, text: str) -> str:
+        """One text without secrets."""
+        scrubbed, count = self._credentials.scrub(text)
+        if count:
+            self.counts[CREDENTIAL] += count
+        return self._rules.apply(scrubbed, self.counts)
+
+    def _parts(self, value: Json) -> Json:
         """A column, part by part: lists and the outermost object are taken apart."""
         if isinstance(value, dict):
             return self._object(value, lambda item: self._list(item))
         return self._list(value)
 
-    def part(self, value: Json) -> Json:
+    def _part(self, value: Json) -> Json:
         """One message, tool or text: looked up, else walked."""
         key = self._key(value)
         if key is None:
@@ -185,13 +196,13 @@ class _Scan:
 
     def _list(self, value: Json) -> Json:
         if isinstance(value, list):
-            return [self.part(item) for item in value]
-        return self.part(value)
+            return [self._part(item) for item in value]
+        return self._part(value)
 
     def _walk(self, value: Json, depth: int) -> Json:
         if isinstance(value, str):
-            return self._text(value)
-        if not isinstance(value, (list, dict)):
+            return self.text(value)
+        if not isinstance(value, (list, dict)) or is_reference(value):
             return value
         if depth >= DEPTH_MAX:
             self.counts[TOO_DEEP] += 1
@@ -204,16 +215,10 @@ class _Scan:
         """Names are walked too; names that become alike are numbered, so that no value is lost."""
         found: dict[str, Json] = {}
         for name, item in value.items():
-            clean = unique = self._text(name)
+            clean = unique = self.text(name)
             number = 1
             while unique in found or (unique != name and unique in value):
                 number += 1
                 unique = f"{clean}#{number}"
             found[unique] = walk(item)
         return found
-
-    def _text(self, text: str) -> str:
-        scrubbed, count = self._credentials.scrub(text)
-        if count:
-            self.counts[CREDENTIAL] += count
-        return self._rules.apply(scrubbed, self.counts)

@@ -25,7 +25,8 @@ import asyncpg
 
 from proxy import config
 from proxy.errors import RowRejected, StoreMisconfigured, StoreUnavailable
-from proxy.record import COLUMNS, TelemetryRecord
+from proxy.record import COLUMNS, Beside, TelemetryRecord
+from proxy.store.beside import write_beside
 from proxy.store.faults import fault
 from proxy.store.selection import Selection
 from proxy.store.storable import storable
@@ -120,11 +121,16 @@ class Store:
 
     # --- writing ---
 
-    async def write(self, records: Sequence[TelemetryRecord]) -> WriteResult:
-        """Store a batch. Raises StoreUnavailable or StoreMisconfigured: write it again later."""
+    async def write(
+        self, records: Sequence[TelemetryRecord], beside: Mapping[UUID, Beside] | None = None
+    ) -> WriteResult:
+        """Store a batch, and what lies beside its rows by their ids, or nothing of it.
+
+        Raises StoreUnavailable or StoreMisconfigured: write it again later.
+        """
         rejected: dict[UUID, str] = {}
         async with self._writing:
-            written = await self._write(_deduplicated(records), rejected)
+            written = await self._write(_deduplicated(records), beside or {}, rejected)
         return WriteResult(written, rejected)
 
     async def quarantine(self, id: UUID, created_at: datetime, reason: str, raw: bytes) -> None:
@@ -134,34 +140,42 @@ class Store:
             with translated():
                 await connection.execute(_QUARANTINE, id, created_at, reason, raw)
 
-    async def _write(self, records: list[TelemetryRecord], rejected: dict[UUID, str]) -> int:
+    async def _write(
+        self,
+        records: list[TelemetryRecord],
+        beside: Mapping[UUID, Beside],
+        rejected: dict[UUID, str],
+    ) -> int:
         """Write the batch, by halves where a row in it is refused."""
         if not records:
             return 0
         try:
-            return await self._transaction(records)
+            return await self._transaction(records, beside)
         except RowRejected as refusal:
             if len(records) == 1:
                 return await self._write_stub(records[0], str(refusal), rejected)
         middle = len(records) // 2
-        before = await self._write(records[:middle], rejected)
-        return before + await self._write(records[middle:], rejected)
+        before = await self._write(records[:middle], beside, rejected)
+        return before + await self._write(records[middle:], beside, rejected)
 
     async def _write_stub(
         self, record: TelemetryRecord, sqlstate: str, rejected: dict[UUID, str]
     ) -> int:
         rejected[record.id] = sqlstate
         try:
-            return await self._transaction([_stub(record, sqlstate)])
+            return await self._transaction([_stub(record, sqlstate)], {})
         except RowRejected:  # not even that: a constraint of the operator's own
             return 0
 
-    async def _transaction(self, records: list[TelemetryRecord]) -> int:
+    async def _transaction(
+        self, records: list[TelemetryRecord], beside: Mapping[UUID, Beside]
+    ) -> int:
         """One batch or nothing. A connection on which anything else failed is not used again."""
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
                 with translated():
-                    return await self._copied(await self._connected_writer(), records)
+                    connection = await self._connected_writer()
+                    return await self._copied(connection, records, beside)
         except RowRejected:
             await self._rolled_back()
             raise
@@ -172,7 +186,12 @@ class Store:
             self._drop_writer()
             raise
 
-    async def _copied(self, connection: Connection, records: list[TelemetryRecord]) -> int:
+    async def _copied(
+        self,
+        connection: Connection,
+        records: list[TelemetryRecord],
+        beside: Mapping[UUID, Beside],
+    ) -> int:
         await connection.execute("BEGIN")
         if not await connection.fetchval(_HAS_BATCH):
             await connection.execute(_CREATE_BATCH)
@@ -185,10 +204,11 @@ class Store:
             )
         except (ValueError, TypeError, OverflowError):  # the driver's own refusal of a value
             raise RowRejected("22000") from None
-        ids = [found["id"].hex for found in await connection.fetch(_MERGE)]
+        ids: list[UUID] = [found["id"] for found in await connection.fetch(_MERGE)]
+        await write_beside(connection, records, set(ids), beside)
         if self._is_announcing:
             for start in range(0, len(ids), NOTIFIED_MAX):
-                payload = ",".join(ids[start : start + NOTIFIED_MAX])
+                payload = ",".join(id.hex for id in ids[start : start + NOTIFIED_MAX])
                 await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
         await self._committed(connection)
         return len(ids)

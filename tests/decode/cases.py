@@ -131,6 +131,7 @@ def flattened(call: ModelCall) -> dict[str, Any]:
         "usage_final": usage and usage.is_final,
         "finish": answer.finish_reason,
         "choices": list(answer.choices),
+        "media": list(answer.media),
         "response_id": answer.response_id,
         "streamed": answer.is_stream,
         "terminated": answer.is_terminated,

@@ -50,9 +50,17 @@ def record(**columns: Any) -> TelemetryRecord:
     return TelemetryRecord(UUID(int=1), datetime(2026, 1, 1, tzinfo=UTC), "model-1", 5, **columns)
 
 
+def redact(
+    redactor: Redactor, given_record: TelemetryRecord, begun: Start
+) -> tuple[TelemetryRecord, dict[str, int]]:
+    """The record without secrets, and how often each rule matched."""
+    scan = redactor.scan(begun)
+    return scan.record(given_record), dict(scan.counts)
+
+
 def redacted(text: str, *credentials: str, config: Redaction | None = None) -> str:
-    found, _ = Redactor(config or Redaction()).redact(
-        record(response_text=text), start(*credentials)
+    found, _ = redact(
+        Redactor(config or Redaction()), record(response_text=text), start(*credentials)
     )
     assert found.response_text is not None
     return found.response_text
@@ -144,7 +152,7 @@ def test_each_rule_replaces_its_secret_and_nothing_else(rule: str) -> None:
     before, _, rest = text.partition("«")
     _, _, after = rest.partition("»")
     plain = text.replace("«", "").replace("»", "")
-    found, counts = Redactor(EVERY_PII).redact(record(response_text=plain), start())
+    found, counts = redact(Redactor(EVERY_PII), record(response_text=plain), start())
     assert found.response_text == f"{before}[REDACTED:{rule}]{after}"
     assert counts == {rule: 1}
 
@@ -234,7 +242,8 @@ def test_the_calls_own_credential_is_scrubbed(where: str) -> None:
 @pytest.mark.parametrize("column", redact_module.TEXT_COLUMNS)
 def test_no_text_column_keeps_the_credential(column: str, length: int) -> None:
     key = some(length)
-    found, counts = Redactor(Redaction()).redact(
+    found, counts = redact(
+        Redactor(Redaction()),
         record(**{column: f"a {key} b"}) if column != "model_used" else record_with_model(key),
         start(key),
     )
@@ -254,7 +263,7 @@ def test_no_json_column_keeps_the_credential(column: str) -> None:
         if column in ("chat_history", "tool_calls", "tool_results")
         else {"a": inner, "b": [inner]}
     )
-    found, counts = Redactor(Redaction()).redact(record(**{column: value}), start(KEY))
+    found, counts = redact(Redactor(Redaction()), record(**{column: value}), start(KEY))
     text = json.dumps(getattr(found, column))
     assert KEY not in text
     assert text.count("[REDACTED:credential]") == counts["credential"] >= 2
@@ -292,15 +301,15 @@ def test_placeholder_keys_leave_prompts_unchanged(placeholder: str) -> None:
 def test_the_credential_of_another_call_is_not_remembered() -> None:
     redactor = Redactor(Redaction())
     text = f"a long enough text to be remembered, with {KEY} in it, for the next round"
-    assert KEY not in str(redactor.redact(record(response_text=text), start(KEY))[0])
-    assert redactor.redact(record(response_text=text), start())[0].response_text == text
+    assert KEY not in str(redact(redactor, record(response_text=text), start(KEY))[0])
+    assert redact(redactor, record(response_text=text), start())[0].response_text == text
 
 
 def test_a_history_sent_again_gives_the_same_result_and_counts() -> None:
     redactor = Redactor(Redaction())
     history: list[Json] = [{"role": "user", "content": f"use ghp_{some(36)} please"}]
-    first = redactor.redact(record(chat_history=history), start())
-    again = redactor.redact(record(chat_history=[*history, {"role": "user"}]), start())
+    first = redact(redactor, record(chat_history=history), start())
+    again = redact(redactor, record(chat_history=[*history, {"role": "user"}]), start())
     assert again[0].chat_history[:1] == first[0].chat_history
     assert again[1] == first[1] == {"github_token": 1}
 
@@ -311,7 +320,7 @@ def test_the_memory_of_results_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     redactor = Redactor(Redaction())
     texts = [f"ghp_{some(36)} " + "x" * size for size in (100, 200, 600, 900, 5000, 300)]
     for text in [*texts, *texts]:
-        found, counts = redactor.redact(record(response_text=text), start())
+        found, counts = redact(redactor, record(response_text=text), start())
         assert found.response_text == "[REDACTED:github_token]" + text[40:]
         assert counts == {"github_token": 1}
     assert len(redactor._seen._results) <= 3
@@ -320,7 +329,7 @@ def test_the_memory_of_results_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("odd", ["\ud800", "\0", 2**80])
 def test_messages_that_cannot_be_remembered_are_redacted_all_the_same(odd: Json) -> None:
     history: list[Json] = [{"odd": odd, "content": f"{KEY} ghp_{some(36)}"}]
-    found, counts = Redactor(Redaction()).redact(record(chat_history=history), start(KEY))
+    found, counts = redact(Redactor(Redaction()), record(chat_history=history), start(KEY))
     content = "[REDACTED:credential] [REDACTED:github_token]"
     assert found.chat_history == [{"odd": odd, "content": content}]
     assert counts == {"credential": 1, "github_token": 1}
@@ -332,7 +341,7 @@ def test_a_result_too_heavy_to_be_remembered_is_worked_out_again(
     monkeypatch.setattr(redact_module, "CACHE_BYTES_MAX", 100)
     redactor = Redactor(Redaction())
     for _ in range(2):
-        found, counts = redactor.redact(record(response_text=f"{KEY} {'x' * 100}"), start(KEY))
+        found, counts = redact(redactor, record(response_text=f"{KEY} {'x' * 100}"), start(KEY))
         assert (found.response_text, counts) == (f"{CREDENTIAL} {'x' * 100}", {"credential": 1})
     assert not redactor._seen._results
 
@@ -340,7 +349,7 @@ def test_a_result_too_heavy_to_be_remembered_is_worked_out_again(
 def test_names_that_become_alike_keep_their_values() -> None:
     one, two = f"ghp_{some(36)}", f"ghp_{some(36)}"
     labels: dict[str, Json] = {one: 1, two: 2, "[REDACTED:github_token]#2": 3}
-    found, _ = Redactor(Redaction()).redact(record(labels=labels), start())
+    found, _ = redact(Redactor(Redaction()), record(labels=labels), start())
     assert found.labels is not None
     assert sorted(found.labels.values()) == [1, 2, 3]  # type: ignore[type-var] # all are int
 
@@ -349,8 +358,8 @@ def test_what_lies_too_deep_is_replaced() -> None:
     value: Json = KEY
     for _ in range(DEPTH_MAX + 5):
         value = [value]
-    found, counts = Redactor(Redaction()).redact(
-        record(request_params={"a": {"b": value}}), start(KEY)
+    found, counts = redact(
+        Redactor(Redaction()), record(request_params={"a": {"b": value}}), start(KEY)
     )
     assert KEY not in str(found)
     assert counts == {"too_deep": 1}
@@ -358,7 +367,7 @@ def test_what_lies_too_deep_is_replaced() -> None:
 
 def test_numbers_and_empty_columns_stay_as_they_are() -> None:
     given_record = record(usage={"n": 2**70, "x": 1.5}, labels={}, tool_calls=None, chat_history=[])
-    assert Redactor(Redaction()).redact(given_record, start(KEY)) == (given_record, {})
+    assert redact(Redactor(Redaction()), given_record, start(KEY)) == (given_record, {})
 
 
 def test_switched_off_rules_still_leave_no_credential() -> None:
@@ -397,8 +406,8 @@ def test_rules_that_cannot_be_used_are_refused_by_name(rule: dict[str, str], sai
 @pytest.mark.parametrize("pattern", ["REDACTED", r"\w+", r"(?s).+", r"[^\n]", "own"])
 def test_marks_are_never_taken_apart(pattern: str) -> None:
     redactor = Redactor(Redaction(rules=({"name": "own", "pattern": pattern},)))
-    once, _ = redactor.redact(record(response_text=f"x ghp_{some(36)} y"), start())
-    again, counts = redactor.redact(once, start())
+    once, _ = redact(redactor, record(response_text=f"x ghp_{some(36)} y"), start())
+    again, counts = redact(redactor, once, start())
     assert (again, counts) == (once, {})
 
 
@@ -420,8 +429,10 @@ TEXTS = st.lists(
 def test_redaction_is_idempotent_and_total(texts: list[str], name: str) -> None:
     """Any strings, NUL and lone surrogates included: no exception, and a second pass is idle."""
     history: list[Json] = [{"role": "user", name: text} for text in texts]
-    once, _ = REDACTOR.redact(record(chat_history=history, user_message="".join(texts)), start(KEY))
-    again, counts = REDACTOR.redact(once, start(KEY))
+    once, _ = redact(
+        REDACTOR, record(chat_history=history, user_message="".join(texts)), start(KEY)
+    )
+    again, counts = redact(REDACTOR, once, start(KEY))
     assert (again, counts) == (once, {})
     assert KEY not in str(once)
 
