@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from uuid import UUID
 
 from proxy.errors import StoreUnavailable
-from proxy.store.postgres import Listener, Row, Store
+from proxy.store.postgres import Row, Store
 from proxy.store.selection import Selection
 
 WINDOW_S = 900.0
@@ -29,43 +29,50 @@ async def follow(
     A row that is replaced by its true outcome comes again. While the database is away nothing
     comes; the first connection, however, raises StoreUnavailable or StoreMisconfigured.
     """
-    await store.ping()
-    shown = await store.recent_ids(WINDOW_S)
-    for row in await store.latest(selection, last):
-        shown.add(row["id"])
-        yield row
+    following = _Following(store, selection)
+    is_begun = False
     while True:
         try:
+            # LISTEN comes before each look, so that nothing is committed between the two unseen.
             async with store.listen() as listener:
-                # What came between the last look and LISTEN.
-                async for row in _unseen(store, selection, shown):
-                    yield row
-                async for row in _announced(store, selection, listener, shown, poll_s):
-                    yield row
+                rows = await (following.unseen() if is_begun else following.begin(last))
+                is_begun = True
+                while True:
+                    for row in rows:
+                        yield row
+                    ids = await listener.next(poll_s)
+                    rows = await (following.announced(ids) if ids else following.unseen())
         except StoreUnavailable:
+            if not is_begun:
+                raise
             await asyncio.sleep(RETRY_S)
 
 
-async def _announced(
-    store: Store, selection: Selection, listener: Listener, shown: set[UUID], poll_s: float
-) -> AsyncIterator[Row]:
-    while True:
-        ids = await listener.next(poll_s)
-        if not ids:
-            async for row in _unseen(store, selection, shown):
-                yield row
-            continue
-        shown.update(ids)
-        for row in await store.rows(ids, selection):
-            yield row
+class _Following:
+    """What one reader has been shown."""
 
+    def __init__(self, store: Store, selection: Selection) -> None:
+        self._store = store
+        self._selection = selection
+        self._shown: set[UUID] = set()
+        self._first: dict[UUID, Row] = {}
 
-async def _unseen(store: Store, selection: Selection, shown: set[UUID]) -> AsyncIterator[Row]:
-    """Look through the window; forget what has left it."""
-    recent = await store.recent_ids(WINDOW_S)
-    new = recent - shown
-    shown &= recent
-    shown |= new
-    if new:
-        for row in await store.rows(list(new), selection):
-            yield row
+    async def begin(self, last: int) -> list[Row]:
+        self._shown = await self._store.recent_ids(WINDOW_S)
+        rows = await self._store.latest(self._selection, last)
+        self._first = {row["id"]: row for row in rows}
+        self._shown |= self._first.keys()
+        return rows
+
+    async def announced(self, ids: tuple[UUID, ...]) -> list[Row]:
+        """The rows of a batch; not those that the first look has found as they are."""
+        self._shown.update(ids)
+        rows = await self._store.rows(ids, self._selection)
+        return [row for row in rows if self._first.pop(row["id"], None) != row]
+
+    async def unseen(self) -> list[Row]:
+        """Look through the window, and forget what has left it."""
+        recent = await self._store.recent_ids(WINDOW_S)
+        new = recent - self._shown
+        self._shown = recent
+        return await self._store.rows(list(new), self._selection) if new else []
