@@ -21,7 +21,7 @@ from proxy.errors import SpoolUnusable, StoreMisconfigured, StoreUnavailable
 from proxy.log import configure, event
 from proxy.metrics import GatewayMetrics, RecorderMetrics
 from proxy.probe import gateway_answers
-from proxy.reading import dsn_of
+from proxy.reading import dsn_of, is_ready
 from proxy.recorder import Recorder
 from proxy.spool.reader import SpoolReader
 from proxy.spool.totals import read_totals, summed
@@ -164,25 +164,12 @@ async def _admin(config: Config, sock: socket.socket, lifeline: int | None) -> N
     admin = AdminServer(
         config,
         spool_sums=lambda: summed(read_totals(config.spool_dir)),
-        store_answers=lambda: store_answers(config),
+        store_answers=lambda: is_ready(config),
         gateway_answers=lambda: gateway_answers(config.gateway.listen),
     )
     await admin.start(sock)
     await stop.wait()
     await admin.close()
-
-
-async def store_answers(config: Config) -> bool:
-    """Whether the database takes a connection now."""
-    store = Store(dsn_of(config))
-    try:
-        await store.ping()
-    except (StoreUnavailable, StoreMisconfigured):
-        return False
-    else:
-        return True
-    finally:
-        await store.close()
 
 
 def _stop_event(lifeline: int | None) -> asyncio.Event:

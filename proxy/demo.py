@@ -23,6 +23,7 @@ import orjson
 from proxy.config import Config, load
 from proxy.errors import ProxyError
 from proxy.probe import gateway_answers
+from proxy.reading import is_ready
 
 READY_S = 30.0
 QUESTION = "What is the weather in Bergen?"
@@ -88,10 +89,10 @@ async def _until_ready(config: Config, process: asyncio.subprocess.Process) -> N
     loop = asyncio.get_running_loop()
     deadline = loop.time() + READY_S
     while loop.time() < deadline and process.returncode is None:
-        if await gateway_answers(config.gateway.listen):
+        if await gateway_answers(config.gateway.listen) and await is_ready(config):
             return
         await asyncio.sleep(0.05)
-    raise ProxyError("the gateway did not start; run `agent-telemetry serve` to see why")
+    raise ProxyError("gateway or database did not start; run `agent-telemetry serve` to see why")
 
 
 async def _agent(config: Config, say: Callable[[str], None]) -> None:

@@ -41,6 +41,19 @@ async def rows(
         await store.close()
 
 
+async def is_ready(config: Config) -> bool:
+    """Whether the database answers now and holds the table."""
+    store = Store(dsn_of(config))
+    try:
+        found = await store.fetch("SELECT to_regclass('agent_telemetry') IS NOT NULL AS found")
+    except (StoreUnavailable, StoreMisconfigured):
+        return False
+    else:
+        return bool(found[0]["found"])
+    finally:
+        await store.close()
+
+
 def _remedy(config: Config) -> str:
     if config.dsn:
         return "check store.dsn, or that the database runs"

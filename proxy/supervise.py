@@ -148,7 +148,7 @@ class Supervisor:
         names = ("openai", "anthropic", "gemini")
         event(
             "ready",
-            gateway=base,
+            base_urls={name: f"{base}/{name}{_SUFFIX.get(name, '')}" for name in names},
             admin=base_url(self._config.admin.listen),
             data_dir=str(self._config.data_dir),
             line="\n".join(
