@@ -1,0 +1,331 @@
+"""Canonical form: a conversation without what clients change between rounds, and its digests.
+
+Messages of every dialect become parts (said, called, result, typed …) by their shape alone, since
+one program may speak several dialects. Left out: `cache_control` marks, key order, white space,
+thinking and its signatures, instructions, what the provider's own tools did, and the texts that
+clients put in (`proxy/injected.py`). Consecutive parts of one side are one atom; a model's atom is
+the tools it called, by name and arguments, or else its text. Results go by the id that the client
+sends, or else by their text.
+
+Digests are BLAKE2b of 8 bytes, keyed with a secret of the database, so that they tell nothing to
+whoever has only them. They are taken over the stored form of a row and kept in `agent_links`;
+VERSION is raised with every change of the form.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from proxy.call import Json
+from proxy.injected import Injection, read
+
+VERSION = 1
+
+_MODEL_ROLES = ("assistant", "model", "CHATBOT")
+_TOOL_ROLES = ("tool", "function")
+_INSTRUCTIONS = ("system", "developer")
+# Items of Responses that the client runs; other `…_call` items are the provider's own tools.
+_CALL_ITEMS = (
+    *("function_call", "custom_tool_call", "local_shell_call", "shell_call", "apply_patch_call"),
+    "computer_call",
+)
+_ARGUMENTS = ("arguments", "input", "action", "operation", "args")
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A user's message: what was typed of it, text by text, and what the client put in."""
+
+    texts: tuple[str, ...] = ()
+    injections: frozenset[Injection] = frozenset()
+    other: tuple[str, ...] = ()  # kinds of pictures, documents and the like
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    name: str
+    arguments: Json
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    output: str
+    id: str | None = None
+    name: str | None = None
+    is_error: bool | None = None  # None: nothing says so
+
+
+Part = Typed | Said | Called | Result
+
+
+def parts_of(history: Sequence[Json]) -> Iterator[Part]:
+    """The parts of a history in any dialect, in order. Never raises."""
+    for message in history:
+        if isinstance(message, str):
+            yield _typed([message])
+        elif isinstance(message, dict):
+            yield from _message(message)
+
+
+def _message(message: dict[str, Json]) -> Iterator[Part]:
+    kind = message.get("type")
+    role = message.get("role") or "user"
+    if isinstance(kind, str) and kind.endswith("_output"):
+        yield Result(_text(message.get("output")), _id(message, "call_id"))
+    elif kind in _CALL_ITEMS:
+        yield _called(message, "call_id")
+    elif isinstance(kind, str) and kind != "message" and "role" not in message:
+        return  # reasoning, references, the provider's own tools
+    elif role in _TOOL_ROLES:
+        name = message.get("name") or message.get("tool_name")
+        output = _text(message.get("content"))
+        yield Result(output, _id(message, "tool_call_id"), name if isinstance(name, str) else None)
+    elif role in _MODEL_ROLES:
+        yield from _of_model(message)
+    elif role not in _INSTRUCTIONS:
+        yield from _of_user(_content(message))
+
+
+def _content(message: dict[str, Json]) -> list[Json]:
+    content = message.get("content", message.get("parts"))
+    if isinstance(content, list):
+        return content
+    return [] if content is None else [content]
+
+
+def _of_model(message: dict[str, Json]) -> Iterator[Part]:
+    for part in _content(message):
+        if isinstance(part, str):
+            yield Said(part)
+        elif isinstance(part, dict) and (use := _use(part)) is not None:
+            yield use
+        elif isinstance(part, dict) and not part.get("thought"):
+            text = part.get("text", part.get("refusal"))
+            if isinstance(text, str):
+                yield Said(text)
+    calls = message.get("tool_calls")
+    for call in [*(calls if isinstance(calls, list) else ()), message.get("function_call")]:
+        if isinstance(call, dict):
+            function = call.get("function")
+            inner = function if isinstance(function, dict) else call
+            yield _called(inner, "id", outer=call)
+
+
+def _use(part: dict[str, Json]) -> Called | None:
+    for name in ("toolUse", "functionCall", "function_call"):
+        use = part.get(name)
+        if isinstance(use, dict):
+            return _called(use, "toolUseId" if name == "toolUse" else "id")
+    return _called(part, "id") if part.get("type") == "tool_use" else None
+
+
+def _called(call: dict[str, Json], id: str, outer: dict[str, Json] | None = None) -> Called:
+    name = call.get("name") or call.get("type")
+    arguments = next((call[key] for key in _ARGUMENTS if call.get(key) is not None), None)
+    return Called(str(name), _parsed(arguments), _id(call if outer is None else outer, id))
+
+
+def _of_user(content: list[Json]) -> Iterator[Part]:
+    texts: list[str] = []
+    other: list[str] = []
+    for part in content:
+        if isinstance(part, str):
+            texts.append(part)
+        elif not isinstance(part, dict):
+            continue
+        elif (result := _result(part)) is not None:
+            yield result
+        elif isinstance(text := part.get("text"), str):
+            texts.append(text)
+        else:
+            other.append(str(part.get("type") or next(iter(part), "")))
+    if texts or other:
+        yield _typed(texts, other)
+
+
+def _result(part: dict[str, Json]) -> Result | None:
+    if str(part.get("type")).endswith("tool_result"):
+        flag = part.get("is_error")
+        is_error = flag if isinstance(flag, bool) else None
+        return Result(_text(part.get("content")), _id(part, "tool_use_id"), None, is_error)
+    if isinstance(inner := part.get("toolResult"), dict):
+        is_error = inner.get("status") == "error" if "status" in inner else None
+        return Result(_text(inner.get("content")), _id(inner, "toolUseId"), None, is_error)
+    inner = part.get("functionResponse", part.get("function_response"))
+    if not isinstance(inner, dict):
+        return None
+    answer = inner.get("response")
+    name = inner.get("name")
+    return Result(
+        _text(answer),
+        _id(inner, "id"),
+        name if isinstance(name, str) else None,
+        True if isinstance(answer, dict) and set(answer) == {"error"} else None,
+    )
+
+
+def _typed(texts: Sequence[str], other: Sequence[str] = ()) -> Typed:
+    readings = [read(text) for text in texts]
+    return Typed(
+        tuple(reading.typed for reading in readings if reading.typed.strip()),
+        frozenset().union(*(reading.injections for reading in readings)),
+        tuple(other),
+    )
+
+
+def _text(value: Json) -> str:
+    """The text of a result, whatever holds it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "\n".join(_text(part) for part in value)
+    if isinstance(value, dict):
+        inner = next((value[k] for k in ("text", "output", "error") if k in value), None)
+        return inner if isinstance(inner, str) else _written(value)
+    return "" if value is None else _written(value)
+
+
+def _id(value: dict[str, Json], name: str) -> str | None:
+    found = value.get(name)
+    return found if isinstance(found, str) and found else None
+
+
+def _parsed(arguments: Json) -> Json:
+    """Arguments as a value, where their text is one; none or empty ones are `{}`."""
+    if arguments is None or arguments == "":
+        return {}
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        found: Json = orjson.loads(arguments)
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        return arguments
+    return found
+
+
+def _written(value: Any) -> str:
+    """JSON text with sorted keys; equal for values that are equal as JSON."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    except orjson.JSONEncodeError:  # more than 64 bits, lone surrogates, too deep
+        try:
+            return json.dumps(value, sort_keys=True)
+        except (RecursionError, TypeError):
+            return "…"
+
+
+def plain(text: str) -> str:
+    """Text without differences in white space, as PostgreSQL can hold it."""
+    return " ".join(text.replace("\0", "\ufffd").split())
+
+
+class Digests:
+    """Keyed digests, as short text."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret[:64]
+
+    def of(self, *parts: str) -> str:
+        hasher = blake2b(digest_size=8, key=self._secret)
+        for part in parts:
+            data = part.encode("utf-8", "replace")
+            hasher.update(b"%d:%b" % (len(data), data))
+        return urlsafe_b64encode(hasher.digest())[:11].decode()
+
+    def of_call(self, called: Called) -> str:
+        return self.of("call", called.name, plain(_written(called.arguments)))
+
+    def of_answer(self, text: str, calls: Iterable[Called]) -> str | None:
+        """What the model did: the tools it called, else its text; None for nothing at all."""
+        called = [self.of_call(call) for call in calls]
+        words = plain(text)
+        if called:
+            return self.of("calls", *called)
+        return self.of("text", words) if words else None
+
+
+@dataclass(slots=True)
+class Chain:
+    """A history as atoms, each with the digest of everything up to it."""
+
+    digests: Digests
+    kinds: list[str] = field(default_factory=list)
+    values: list[str] = field(default_factory=list)
+    last_answer: str | None = None
+    _said: list[str] = field(default_factory=list)
+    _called: list[Called] = field(default_factory=list)
+    _results: dict[str, None] = field(default_factory=dict)  # in order, each once
+
+    def add(self, part: Part) -> None:
+        if isinstance(part, Said | Called):
+            self._end_results()
+            if isinstance(part, Said):
+                self._said.append(part.text)
+            else:
+                self._called.append(part)
+            return
+        self._end_answer()
+        if isinstance(part, Result):
+            key = part.id or self.digests.of("result", part.name or "", plain(part.output))
+            self._results.setdefault(key)
+            return
+        is_beside_results = bool(self._results)
+        self._end_results()
+        self._add_typed(part, is_beside_results=is_beside_results)
+
+    def copy(self) -> Chain:
+        """The same chain, to be continued otherwise."""
+        return Chain(
+            self.digests,
+            list(self.kinds),
+            list(self.values),
+            self.last_answer,
+            list(self._said),
+            list(self._called),
+            dict(self._results),
+        )
+
+    def finish(self) -> None:
+        """Close the last atom."""
+        self._end_results()
+        self._end_answer()
+
+    def _add_typed(self, part: Typed, *, is_beside_results: bool) -> None:
+        if Injection.SUMMARY in part.injections:
+            self._append("s", "summary")
+        if part.texts or part.other:
+            self._append("u", "typed", *(plain(text) for text in part.texts), *part.other)
+        elif Injection.SUMMARY not in part.injections and not is_beside_results:
+            self._append("n", "note")
+
+    def _end_results(self) -> None:
+        if self._results:
+            self._append("r", "results", *sorted(self._results))
+            self._results.clear()
+
+    def _end_answer(self) -> None:
+        if self._said or self._called:
+            answer = self.digests.of_answer("".join(self._said), self._called)
+            if answer is not None:
+                self._append("m", answer)
+                self.last_answer = answer
+            self._said.clear()
+            self._called.clear()
+
+    def _append(self, kind: str, *parts: str) -> None:
+        before = self.values[-1] if self.values else ""
+        self.kinds.append(kind)
+        self.values.append(self.digests.of(before, kind, *parts))
