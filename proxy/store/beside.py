@@ -36,13 +36,14 @@ async def write_beside(
     """Store what lies beside those of the records that were written just now."""
     wanted = written & beside.keys()
     found = [(record, beside[record.id]) for record in records if record.id in wanted]
-    await _write_blobs(connection, [blob for _, each in found for blob in each.blobs])
+    await write_blobs(connection, [blob for _, each in found for blob in each.blobs])
     for record, each in found:
         if each.raw is not None:
             await connection.execute(_RAW, record.id, record.created_at, each.raw)
 
 
-async def _write_blobs(connection: Connection, blobs: Iterable[Blob]) -> None:
+async def write_blobs(connection: Connection, blobs: Iterable[Blob]) -> None:
+    """Store those blobs that are not there yet. To be called inside a transaction."""
     by_digest = {bytes.fromhex(blob.sha256): blob for blob in blobs}
     if not by_digest:
         return

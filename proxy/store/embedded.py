@@ -120,7 +120,11 @@ class EmbeddedServer:
         with _named(self._data_dir):
             self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._try_lock() and not self.is_running:
-                self._start()
+                try:
+                    self._start()
+                except BaseException:
+                    self.stop()
+                    raise
         return dsn(self._data_dir)
 
     def restart(self) -> str:
