@@ -19,6 +19,14 @@ class Endpoint:
 
     dialect: str
     name: str
+    makes_row: bool = True  # False: it only adds to the row of another call
+
+
+# Recorded under names of their own, which no row bears.
+RESPONSES_SOCKET = Endpoint("openai", "socket.responses")  # cut into calls: each has a row
+REALTIME_SOCKET = Endpoint("openai", "socket.realtime")
+RETRIEVED_RESPONSE = Endpoint("openai", "responses.retrieve", makes_row=False)
+SOCKETS = frozenset({RESPONSES_SOCKET.name, REALTIME_SOCKET.name})
 
 
 # One alternation, searched once per request. A group's name is looked up in _BY_GROUP.
@@ -57,11 +65,18 @@ _BY_GROUP = {
 }
 
 
-def classify(method: str, path: str) -> Endpoint | None:
+_RETRIEVED = re.compile(r"/responses/resp[^/]*/?$")  # an id begins so; /responses/input_tokens
+
+
+def classify(method: str, path: str, *, is_websocket: bool = False) -> Endpoint | None:
     """The endpoint of a model call, or None where the request is none.
 
     `path` is the raw path on the upstream, percent-encoded as sent, without the query.
     """
+    if is_websocket:
+        return _socket(path.rstrip("/"))
+    if method == "GET" and _RETRIEVED.search(path):
+        return RETRIEVED_RESPONSE
     if method != "POST":
         return None
     found = _CALL.search(path)
@@ -70,3 +85,10 @@ def classify(method: str, path: str) -> Endpoint | None:
     if found.lastgroup == "messages" and _THREAD_MESSAGES.search(path):
         return None
     return _BY_GROUP[found.lastgroup]
+
+
+def _socket(path: str) -> Endpoint | None:
+    """The sockets that are cut into calls. Gemini Live is relayed and counted only."""
+    if path.endswith("/responses"):
+        return RESPONSES_SOCKET
+    return REALTIME_SOCKET if path.endswith("/realtime") else None

@@ -20,6 +20,7 @@ from proxy.decode import (
     ollama,
     openai_chat,
     openai_completions,
+    openai_realtime,
     openai_responses,
 )
 from proxy.decode.accumulate import Growing
@@ -46,6 +47,8 @@ _DIALECTS: dict[str, Dialect] = {
     "chat.completions": Dialect(openai_chat.read_prompt, openai_chat.read_answer),
     "completions": Dialect(openai_completions.read_prompt, openai_completions.read_answer),
     "responses": Dialect(openai_responses.read_prompt, openai_responses.read_answer),
+    "responses.retrieve": Dialect(openai_responses.read_prompt, openai_responses.read_answer),
+    "realtime": Dialect(openai_realtime.read_prompt, openai_realtime.read_answer),
     "messages": Dialect(anthropic.read_prompt, anthropic.read_answer),
     "generateContent": Dialect(gemini.read_prompt, gemini.read_answer),
     "streamGenerateContent": Dialect(gemini.read_prompt, gemini.read_answer),

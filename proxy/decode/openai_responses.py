@@ -38,11 +38,15 @@ _CLIENT_TOOLS = frozenset(
     {"local_shell_call", "shell_call", "apply_patch_call", "computer_call", "function_call"}
     | {"custom_tool_call"}
 )
+_OF_THE_MESSAGE = ("event_id", "stream_id")  # not of the request that it carries
 _ARGUMENTS = ("arguments", "input", "action", "actions", "operation", "queries", "code")
 
 
 def read_prompt(body: dict[str, Json]) -> Prompt:
-    """The request of a response."""
+    """The request of a response, over HTTP or as the message of a WebSocket that asks for it."""
+    if body.get("type") == "response.create":
+        body = without(body | members(body.get("response")), "type", "response", *_OF_THE_MESSAGE)
+        body["stream"] = True
     given = body.get("input")
     items = [user_message(given)] if isinstance(given, str) else elements(given)
     system, history = split_system(items)
@@ -212,12 +216,14 @@ def _read_call(item: dict[str, Json], kind: str, answer: Growing) -> None:
 
 def _usage(raw: Json) -> Usage:
     usage = members(raw)
+    given = usage.get("input_tokens_details") or usage.get("input_token_details")  # Realtime's
+    made = usage.get("output_tokens_details") or usage.get("output_token_details")
     return usage_of(
         raw,
         whole(usage.get("input_tokens")),
         whole(usage.get("output_tokens")),
         whole(usage.get("total_tokens")),
-        cached=whole(at(usage, "input_tokens_details", "cached_tokens")),
-        cache_write=whole(at(usage, "input_tokens_details", "cache_write_tokens")),
-        reasoning=whole(at(usage, "output_tokens_details", "reasoning_tokens")),
+        cached=whole(at(given, "cached_tokens")),
+        cache_write=whole(at(given, "cache_write_tokens")),
+        reasoning=whole(at(made, "reasoning_tokens")),
     )

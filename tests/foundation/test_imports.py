@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "proxy"
 STAGES = {"wire", "spool", "decode", "enrich", "store", "views", "admin"}
 SHARED = {"exchange", "call", "turn", "record", "endpoints", "labels", "config", "errors"}
+SHARED |= {"socket_part"}
 FOUNDATIONS = SHARED | {"metrics", "log"}
 IMPURE = {"asyncio", "aiohttp", "asyncpg", "os", "pathlib", "time", "logging", "socket"}
 PURE = {"wire/headers", "wire/routes", "exchange", "call", "record", "labels", "endpoints"}
