@@ -8,6 +8,7 @@ values or query strings.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import queue
@@ -23,6 +24,7 @@ from proxy.config import Log
 
 QUEUE_LINES_MAX = 10_000
 LINE_CHARS_MAX = 8_192
+STOP_S = 2.0
 
 logger = logging.getLogger("proxy")
 
@@ -51,14 +53,31 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}{where}"
 
 
-def configure(settings: Log, stream: TextIO | None = None) -> logging.handlers.QueueListener:
-    """Start logging for this process; the caller stops the listener at the end."""
+class Writer(logging.handlers.QueueListener):
+    """The thread that writes lines."""
+
+    def stop(self) -> None:
+        """Write what waits and end; a reader that blocks stdout is not waited for."""
+        if self._thread is None:
+            return
+        with contextlib.suppress(queue.Full):
+            self.enqueue_sentinel()
+        self._thread.join(STOP_S)
+        self._thread = None
+
+    def enqueue_sentinel(self) -> None:
+        """Raises queue.Full where nothing is read for a while."""
+        self.queue.put(self._sentinel, timeout=STOP_S)  # type: ignore[attr-defined]  # the library's own name
+
+
+def configure(settings: Log, stream: TextIO | None = None) -> Writer:
+    """Start logging for this process; the caller stops the writer at the end."""
     stream = stream or sys.stdout
     is_console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
     output = logging.StreamHandler(stream)
     output.setFormatter(_Console() if is_console else _JsonLines())
     lines: queue.Queue[Any] = queue.Queue(QUEUE_LINES_MAX)
-    listener = logging.handlers.QueueListener(lines, output)
+    listener = Writer(lines, output)
     logging.basicConfig(handlers=[_Dropping(lines)], level=logging.WARNING, force=True)
     logger.setLevel(settings.level.upper())
     for name in ("aiohttp", "asyncio"):  # their texts may quote requests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
@@ -21,7 +22,10 @@ def as_text(row: Mapping[str, Any]) -> str:
 
 def as_json(row: Mapping[str, Any]) -> bytes:
     """All columns as one JSON object on one line."""
-    return orjson.dumps(dict(row), default=_plain, option=orjson.OPT_NON_STR_KEYS)
+    try:
+        return orjson.dumps(dict(row), default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # integers beyond 64 bits, nesting beyond 254 levels, lone surrogates
+        return json.dumps(dict(row), default=str, separators=(",", ":")).encode()
 
 
 def _set(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -34,8 +38,3 @@ def _short(value: Any) -> str:
     shown = escaped(text)
     rest = len(shown) - TEXT_CHARS_MAX
     return shown if rest <= 0 else f"{shown[:TEXT_CHARS_MAX]}… ({rest} more characters)"
-
-
-def _plain(value: Any) -> Any:
-    """What orjson has no form for: ids, decimals, integers beyond 64 bits."""
-    return str(value)
