@@ -14,7 +14,9 @@ from proxy.call import Json, ModelCall, Usage
 from proxy.captured import packed
 from proxy.config import Config
 from proxy.decode.dispatch import decode
+from proxy.enrich.canonical import Digests
 from proxy.enrich.cost import cost_usd
+from proxy.enrich.facts import link_of, without_content
 from proxy.enrich.media import extract, settle
 from proxy.enrich.redact import Redactor, metadata_only
 from proxy.enrich.sessions import Hints, Identity, identify
@@ -23,6 +25,14 @@ from proxy.exchange import End, Exchange, Outcome
 from proxy.labels import REQUEST_ID_HEADERS
 from proxy.log import describe
 from proxy.record import Beside, Blob, TelemetryRecord
+from proxy.turn import Link
+
+# The names in `capture` that follow from the exchange alone.
+CAPTURED = frozenset(
+    {"request_bytes", "response_bytes", "request_sha256", "response_sha256", "request_complete"}
+    | {"truncated", "sanitized", "redactions", "session_source", "turn_label", "hints", "context"}
+    | {"response_id", "choices", "media", "blobs", "problems", "content"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +55,10 @@ class Assembled:
 class Assembler:
     """Turns exchanges into records under one configuration."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, digests: Digests | None = None) -> None:
+        """Without the database's digests the rows are not linked to conversations."""
         self._config = config
+        self._digests = digests
         self._redactor = Redactor(config.redaction)
         self._counter = TokenCounter()
 
@@ -67,9 +79,9 @@ class Assembler:
             self._config.prices,
             at=exchange.start.started_at,
         )
-        record, blobs = self._redacted(replace(record, cost_usd=price), exchange)
+        record, blobs, link = self._redacted(replace(record, cost_usd=price), exchange)
         is_kept = self._config.capture.raw == "all" and exchange.start.content == "full"
-        return Assembled(record, Beside(blobs, packed(exchange) if is_kept else None))
+        return Assembled(record, Beside(blobs, packed(exchange) if is_kept else None, link))
 
     def _counted(self, exchange: Exchange, call: ModelCall) -> _Counted:
         """Provider usage; otherwise, or where a stream broke off, the tokenizer's estimate."""
@@ -98,21 +110,26 @@ class Assembler:
 
     def _redacted(
         self, record: TelemetryRecord, exchange: Exchange
-    ) -> tuple[TelemetryRecord, tuple[Blob, ...]]:
+    ) -> tuple[TelemetryRecord, tuple[Blob, ...], Link | None]:
         """The record without secrets and large media. Media are out of sight of the rules."""
         scan = self._redactor.scan(exchange.start)
         media_bytes = self._config.capture.media_bytes
-        if exchange.start.content == "metadata":
-            record = metadata_only(record)
         try:
             bare, taken = extract(record, scan.text, media_bytes)
             clean = scan.record(bare)
         except Exception as error:  # noqa: BLE001 - fail closed for the data, open for the row
             noted = _noted(record, f"redaction failed: {describe(error)}")
-            return metadata_only(noted, with_labels=False), ()
+            kept = metadata_only(noted, with_labels=False)
+            return kept, (), self._link(kept)
+        link = self._link(clean)
         if scan.counts:
             clean = _with_capture(clean, redactions=dict(scan.counts))
-        return settle(clean, taken, media_bytes)
+        if exchange.start.content == "metadata":
+            return metadata_only(clean), (), without_content(link) if link else None
+        return *settle(clean, taken, media_bytes), link
+
+    def _link(self, record: TelemetryRecord) -> Link | None:
+        return link_of(record, self._digests) if self._digests else None
 
 
 def _row(

@@ -14,6 +14,8 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -22,6 +24,7 @@ import click
 from proxy import __version__
 from proxy.config import ENV_FILE, Config, effective, is_debugging, load, share_metrics
 from proxy.errors import ProxyError
+from proxy.since import instant_of
 
 if TYPE_CHECKING:
     from proxy.store.selection import Selection
@@ -60,6 +63,14 @@ class _Commands(click.Group):
 def _fail(text: str, code: int) -> NoReturn:
     click.echo(f"agent-telemetry: {' '.join(text.split())}", err=True)
     sys.exit(code)
+
+
+def _since(context: click.Context, option: click.Parameter, text: str) -> datetime:
+    """The instant that the text of an option means."""
+    try:
+        return instant_of(text, datetime.now(UTC))
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from None
 
 
 def with_config(command: F) -> F:
@@ -290,6 +301,87 @@ def status(config_path: Path | None, as_json: bool) -> None:
         click.echo(view.as_text(sums))
 
 
+@spool.command()
+@with_config
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(config_path: Path | None, as_json: bool) -> None:
+    """Read every byte of the spool, check it, and count the calls independently.
+
+    Exits 1 where something is damaged or the count differs from the totals.
+
+    \b
+    Example:
+      agent-telemetry spool verify
+    """
+    config = load(config_path)
+    from proxy import maintenance
+    from proxy.views import spool as view
+
+    checks = maintenance.verify_spool(config)
+    if as_json:
+        _print_json([view.check_as_json(check) for check in checks])
+    else:
+        click.echo(view.checks_as_text(checks))
+    if any(check.problems or not check.is_consistent for check in checks):
+        sys.exit(1)
+
+
+@spool.command()
+@with_config
+@click.option("--resubmit", is_flag=True, help="Try each again; what is stored leaves the list.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def quarantine(config_path: Path | None, resubmit: bool, as_json: bool) -> None:
+    """List the calls whose row the database refused, by reason; or try them again.
+
+    \b
+    Example:
+      agent-telemetry spool quarantine
+      agent-telemetry spool quarantine --resubmit
+    """
+    config = load(config_path)
+    from proxy import maintenance
+    from proxy.views import spool as view
+
+    if resubmit:
+        done = asyncio.run(maintenance.resubmit_all(config))
+        if as_json:
+            _print_json({"stored": done.stored, "refused": done.refused})
+        else:
+            click.echo(view.resubmitted_as_text(done))
+        sys.exit(1 if done.refused else 0)
+    found = asyncio.run(maintenance.list_quarantined(config))
+    if as_json:
+        _print_json([asdict(each) for each in found])
+    else:
+        click.echo(view.quarantined_as_text(found))
+
+
+@main.command()
+@with_config
+@click.option(
+    "--since", callback=_since, default="1970-01-01", help="Only calls since: 24h, 7d, date."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def recompute(config_path: Path | None, since: datetime, as_json: bool) -> None:
+    """Derive rows again after an update, and say what changed.
+
+    Calls are derived again where their raw exchange is kept (capture.raw = "all").
+
+    \b
+    Example:
+      agent-telemetry recompute --since 7d
+    """
+    config = load(config_path)
+    from proxy import maintenance
+    from proxy.views import changes as view
+
+    calls = asyncio.run(maintenance.recompute(config, since))
+    if as_json:
+        _print_json({"calls": view.as_json(calls)})
+    else:
+        click.echo(view.as_text(calls))
+
+
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @with_config
@@ -370,7 +462,7 @@ async def _show_session(config: Config, session: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2))
+    click.echo(json.dumps(value, indent=2, default=str))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ says what to start.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 
 from proxy.config import Config
@@ -25,14 +26,21 @@ async def rows(
     config: Config, selection: Selection, last: int, *, follows: bool
 ) -> AsyncIterator[Row]:
     """The last rows, oldest first; with `follows` each further one as it is committed."""
-    store = Store(dsn_of(config))
-    try:
+    async with opened(config) as store:
         if follows:
             async for row in follow(store, selection, last=last):
                 yield row
         else:
             for row in await store.latest(selection, last):
                 yield row
+
+
+@contextlib.asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[Store]:
+    """The configured database; its errors say what to start."""
+    store = Store(dsn_of(config))
+    try:
+        yield store
     except StoreUnavailable as error:
         raise StoreUnavailable(f"{error}; {_remedy(config)}") from None
     except StoreMisconfigured as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Changes(Protocol):
@@ -17,6 +17,16 @@ class Changes(Protocol):
     def unreadable(self) -> int: ...
     @property
     def columns(self) -> Mapping[str, int]: ...
+
+
+def as_json(calls: Changes) -> dict[str, Any]:
+    """The counts as plain values."""
+    return {
+        "rows": calls.rows,
+        "changed": calls.changed,
+        "unreadable": calls.unreadable,
+        "columns": dict(calls.columns),
+    }
 
 
 def as_text(calls: Changes) -> str:

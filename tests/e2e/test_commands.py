@@ -28,7 +28,7 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
 
 COMMANDS = [
     *("serve", "gateway", "recorder", "admin", "health", "migrate", "check-config", "dsn"),
-    *("tail", "spool status", "decode", "demo"),
+    *("tail", "spool status", "spool verify", "spool quarantine", "recompute", "decode", "demo"),
 ]
 
 

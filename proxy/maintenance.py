@@ -1,0 +1,48 @@
+"""Maintenance: the commands that go through the whole spool or database."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from proxy.config import Config
+from proxy.progress import progress
+from proxy.reading import opened
+from proxy.recompute import Changes, recompute_calls
+from proxy.resubmit import Resubmitted, resubmit
+from proxy.spool.verify import SlotCheck, verify
+from proxy.store import raw
+from proxy.store.raw import Quarantined
+
+LOOKS_MAX = 5
+
+
+def verify_spool(config: Config) -> list[SlotCheck]:
+    """Each slot checked; looked at again where one in use may have moved between two counts."""
+    checks = verify(config.spool_dir)
+    for _ in range(LOOKS_MAX - 1):
+        if all(check.is_consistent for check in checks):
+            break
+        checks = verify(config.spool_dir)
+    return checks
+
+
+async def list_quarantined(config: Config) -> list[Quarantined]:
+    """The calls that are set aside, by reason."""
+    async with opened(config) as store:
+        return await raw.quarantined(store)
+
+
+async def resubmit_all(config: Config) -> Resubmitted:
+    """Try every call that is set aside again."""
+    async with opened(config) as store:
+        total = await raw.count(store, kept=False)
+        with progress("resubmit", total) as advance:
+            return await resubmit(config, store, advance)
+
+
+async def recompute(config: Config, since: datetime) -> Changes:
+    """Derive the rows of calls since then again."""
+    async with opened(config) as store:
+        total = await raw.count(store, kept=True, since=since)
+        with progress("calls", total) as advance:
+            return await recompute_calls(config, store, since, advance)
