@@ -217,15 +217,15 @@ async def test_a_role_without_rights_is_the_operators(dsn, operator):
     ("change", "kind", "said"),
     [
         (("agent_telemetry@", "stranger@"), StoreMisconfigured, "28000"),
-        (("@/test", "@/absent_test"), StoreMisconfigured, "3D000"),
+        (("@/agent_telemetry", "@/absent_test"), StoreMisconfigured, "3D000"),
         (("?", "?sslmode=odd&"), StoreMisconfigured, "no connection string"),
         (("?", "?no_such_option=1&"), StoreMisconfigured, "42704"),
         (("/postgres", "/elsewhere"), StoreUnavailable, "No such file"),
     ],
     ids=["role", "database", "sslmode", "option", "socket"],
 )
-async def test_a_wrong_connection_string_says_what_is_wrong(dsn, change, kind, said):
-    store = Store(dsn.replace(*change))
+async def test_a_wrong_connection_string_says_what_is_wrong(postgres, change, kind, said):
+    store = Store(postgres.replace(*change))
     with pytest.raises(kind, match=said):
         await store.connect()
     with pytest.raises(kind, match=said):
