@@ -118,7 +118,7 @@ def _labels(start: Start, prompt: Prompt) -> dict[str, Json]:
 
 def _all_labels(start: Start, prompt: Prompt) -> Iterator[tuple[str, Json]]:
     for name, value in start.labels.extra:
-        yield name, _cut(_decoded(value))
+        yield name, _cut(value)
     for name, value in start.headers:
         yield from _from_header(name, _decoded(value))
     for name, value in prompt.labels:

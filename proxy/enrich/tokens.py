@@ -20,6 +20,7 @@ import orjson
 from proxy.call import Json, ModelCall
 from proxy.enrich import images
 from proxy.enrich.tool_schema import as_typescript
+from proxy.enrich.uncounted import uncounted
 from proxy.enrich.vocabulary import encoding, encoding_name
 
 PIECE_CHARS = 16_384  # at most 64 KiB; the tokenizer is superlinear on long runs of one character
@@ -80,7 +81,7 @@ _JSON_TEXT = frozenset({"arguments", "args", "input", "response", "json", "param
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Estimated tokens. `problems` says what was not counted but guessed."""
+    """Estimated tokens. `problems` says what was guessed, and what is left out."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -106,9 +107,12 @@ class TokenCounter:
         self._guessed_bytes = 0
         prompt = self.estimate_prompt(call, endpoint)
         completion = self.estimate_completion(call, endpoint)
-        guessed = self._guessed_bytes
-        problems = (f"tokens: {guessed} bytes of text estimated from length",) if guessed else ()
-        return Estimate(prompt, completion, problems)
+        problems = []
+        if guessed := self._guessed_bytes:
+            problems.append(f"tokens: {guessed} bytes of text estimated from length")
+        if missing := uncounted(call):
+            problems.append(f"tokens: the estimate leaves out {', '.join(missing)}")
+        return Estimate(prompt, completion, tuple(problems))
 
     def count(self, text: str, model: str) -> int:
         """Tokens of a text in the encoding of this model. Special tokens count as plain text."""

@@ -47,10 +47,10 @@ def exchange(
     )
 
 
-def chat(content: Any, answer: Any = None, **start: Any) -> Exchange:
-    """A chat completion in which the user says `content`."""
-    request = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": content}]}
-    message = {"role": "assistant", "content": f"answer to {content}"}
+def chat(said: Any, answer: Any = None, **start: Any) -> Exchange:
+    """A chat completion in which the user says `said`."""
+    request = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": said}]}
+    message = {"role": "assistant", "content": f"answer to {said}"}
     choice = {"index": 0, "message": answer or message, "finish_reason": "stop"}
     reply = {"model": "gpt-4o-mini", "choices": [choice], "usage": USAGE}
     return exchange(json.dumps(request).encode(), json.dumps(reply).encode(), **start)
