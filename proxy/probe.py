@@ -12,13 +12,13 @@ _REQUEST = b"GET /telemetry/v1/health HTTP/1.1\r\nHost: localhost\r\nConnection:
 
 
 async def gateway_answers(listen: str, timeout_s: float = 2.0) -> bool:
-    """Whether the gateway at `gateway.listen` answers an HTTP request; never raises."""
+    """Whether the gateway at `gateway.listen` says that it is well; never raises."""
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await _connect(listen)
             try:
                 writer.write(_REQUEST)
-                return await reader.readexactly(5) == b"HTTP/"
+                return await reader.readexactly(12) == b"HTTP/1.1 200"
             finally:
                 writer.close()
     except (OSError, TimeoutError, asyncio.IncompleteReadError):

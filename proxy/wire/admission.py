@@ -66,6 +66,11 @@ class Admitted:
         return self.endpoint.dialect if self.endpoint else self.origin.dialect
 
 
+@dataclass(frozen=True, slots=True)
+class Healthy:
+    """The request asks whether the gateway answers. It does, whoever asks."""
+
+
 class Admission:
     """The rules of one configuration."""
 
@@ -84,11 +89,13 @@ class Admission:
 
     def decide(
         self, method: str, target: bytes, fields: Fields, *, is_http_1_0: bool = False
-    ) -> Admitted | Refusal:
+    ) -> Admitted | Refusal | Healthy:
         route = routes.parse(target)
         if isinstance(route, str):
             return Refusal(400, route)
         name = route.upstream
+        if name == routes.TELEMETRY and (method, route.path) == ("GET", b"/v1/health"):
+            return Healthy()
         if name is None:
             version = first(fields, b"anthropic-version")
             name = routes.unnamed_upstream(route.path, version is not None)
@@ -197,7 +204,7 @@ class Admission:
         if self._is_capturing and wish != "off":
             # Agents may percent-encode the colon of `models/NAME:generateContent`.
             text = path.decode("latin-1").replace("%3A", ":").replace("%3a", ":")
-            endpoint = classify(method, text)
+            endpoint = classify(method, text, is_websocket=is_websocket)
         return Admitted(
             origin,
             path if query is None else path + b"?" + query,

@@ -26,7 +26,7 @@ from proxy.config import Config
 from proxy.endpoints import Endpoint
 from proxy.exchange import Outcome, Start
 from proxy.wire import credentials, fields, headers
-from proxy.wire.admission import Admission, Admitted
+from proxy.wire.admission import Admission, Admitted, Healthy
 from proxy.wire.agent import AgentConnection, Relayed, refusal_bytes
 from proxy.wire.answer import Framing, Head
 from proxy.wire.connection import Connection
@@ -38,6 +38,7 @@ from proxy.wire.upstream import upstreams_of
 from proxy.wire.websocket import tunnel
 
 CONTINUE_AFTER_S = 1.0  # what curl waits for a 100 before it sends its body
+SOCKET_BYTES_MAX = 2**63  # of a socket: its messages are bounded one by one when they are read
 
 _log = logging.getLogger("proxy.wire")
 
@@ -143,11 +144,13 @@ class Call:
         )
         if isinstance(decision, Refusal):
             return self._refuse_unrecorded(decision)
-        if decision.endpoint is not None and self._relay.sink is not None:
-            if self._relay.sink.is_full and self._relay.refuses_when_full:
-                return self._refuse_unrecorded(_FULL, decision.dialect)
-            self._open_tap(decision, decision.endpoint, self._relay.sink)
-        self._count(decision)
+        if isinstance(decision, Healthy):
+            return self._answer_health()
+        if self._must_be_refused(decision):
+            return self._refuse_unrecorded(_FULL, decision.dialect)
+        if not decision.is_websocket:  # of these nothing is recorded before they are open
+            self._open_tap(decision)
+            self._count(decision)
         try:
             return await self._exchange(decision)
         except UpstreamFault as fault:
@@ -178,7 +181,9 @@ class Call:
         connection = cast(Connection, self._connection)
         upload.forbid_repeat()
         if head.status == 101:
-            return await self._switch(connection, head)
+            return await self._switch(admitted, connection, head)
+        if admitted.is_websocket:
+            self._count(admitted)
         await self._relay_answer(admitted, connection, head)
         return Relayed(keeps_alive=self._keeps_alive and upload.is_whole)
 
@@ -302,27 +307,43 @@ class Call:
         async with asyncio.timeout(self._relay.idle_timeout_s):
             await self._agent.drain()
 
-    async def _switch(self, connection: Connection, head: Head) -> web.StreamResponse:
+    async def _switch(
+        self, admitted: Admitted, connection: Connection, head: Head
+    ) -> web.StreamResponse:
         self._answer_began = True
-        lines = headers.to_agent(head.fields, None)
+        if fields.first(head.fields, headers.ID) is None:  # else recorded by a gateway behind us
+            self._open_tap(admitted)
+        self._count(admitted)
+        if self._tap is not None:
+            self._tap.request_complete()
+            self._tap.head(101, lambda: headers.kept_of_answer(head.fields, admitted.credentials))
+        lines = headers.to_agent(head.fields, self._row_id)
         switch = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
         self._agent.send(b"".join((_status_line(head), *lines, switch)))
-        await tunnel(self._agent, connection)
+        await tunnel(self._agent, connection, self._tap, self._end_socket)
         return Relayed(keeps_alive=False)
 
     # The record.
 
-    def _open_tap(self, admitted: Admitted, endpoint: Endpoint, sink: Sink) -> None:
-        relay = self._relay
+    def _must_be_refused(self, admitted: Admitted) -> bool:
+        relay, endpoint = self._relay, admitted.endpoint
+        if relay.sink is None or endpoint is None or not endpoint.makes_row:
+            return False
+        return relay.refuses_when_full and relay.sink.is_full
+
+    def _open_tap(self, admitted: Admitted) -> None:
+        relay, endpoint, sink = self._relay, admitted.endpoint, self._relay.sink
+        if endpoint is None or sink is None:
+            return
         id = mint_id(self._at_ns)
         self._tap = Tap.open(
             sink,
             lambda: self._start(id, admitted, endpoint),
             self._began_ns,
-            relay.room,
+            SOCKET_BYTES_MAX if admitted.is_websocket else relay.room,
             relay.stats.count_tap_fault,
         )
-        if self._tap is not None and relay.adds_id:
+        if self._tap is not None and relay.adds_id and endpoint.makes_row:
             self._row_id = str(id)
 
     def _start(self, id: UUID, admitted: Admitted, endpoint: Endpoint) -> Start:
@@ -344,11 +365,11 @@ class Call:
 
     def _count(self, admitted: Admitted) -> None:
         stats = self._relay.stats
+        stats.websockets += admitted.is_websocket
         if self._tap is not None:
             stats.recorded += 1
         else:
             stats.passthrough += 1
-            stats.websockets += admitted.is_websocket
             path = admitted.recorded_target.partition("?")[0]
             _log.info("forwarding %s %s %r", self._request.method, admitted.origin.name, path)
 
@@ -358,11 +379,22 @@ class Call:
 
     def _end_cancelled(self) -> None:
         if self._relay.is_stopped:
-            self._end(Outcome.PROXY_CRASHED, "the gateway was stopped during the call")
+            self._end(Outcome.PROXY_CRASHED, _STOPPED)
         else:
             self._end(Outcome.CLIENT_DISCONNECTED, "the agent closed the connection")
 
+    def _end_socket(self, by_agent: bool) -> None:
+        if by_agent:
+            self._end_cancelled()  # which is also how a gateway that stops ends it
+        else:
+            self._end(Outcome.COMPLETE)
+
     # Refusals and faults.
+
+    def _answer_health(self) -> Relayed:
+        if self._agent.transport is not None:
+            self._agent.send(_HEALTHY)
+        return Relayed(keeps_alive=False)
 
     def _refuse_unrecorded(self, refusal: Refusal, dialect: str | None = None) -> Relayed:
         self._relay.stats.refused += 1
@@ -404,6 +436,11 @@ class Call:
         self._end(Outcome.PROXY_CRASHED, "an error inside the gateway")
 
 
+_HEALTHY = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n"
+    b'Connection: close\r\n\r\n{"status":"ok"}'
+)
+_STOPPED = "the gateway was stopped during the call"
 _VERSION = Refusal(400, "the request is not valid HTTP/1.1 or HTTP/1.0")
 _FULL = Refusal(
     503, "the spool is full (spool.when_full = refuse); see agent-telemetry spool status"

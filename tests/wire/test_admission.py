@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.endpoints import Endpoint
-from proxy.wire.admission import Admission, Admitted
+from proxy.endpoints import REALTIME_SOCKET, RESPONSES_SOCKET, RETRIEVED_RESPONSE, Endpoint
+from proxy.wire.admission import Admission, Admitted, Healthy
 from proxy.wire.fields import from_raw
 from proxy.wire.refusals import Refusal
 from tests.wire.gateways import config_of
@@ -84,6 +84,28 @@ def test_an_unknown_upstream_lists_the_known_ones_and_the_remedy():
     assert "nowhere" not in refusal.text
 
 
+def test_whoever_asks_is_told_that_the_gateway_answers():
+    for raw in ((), ((b"Origin", b"http://x"),), ((b"Authorization", b"Bearer x"),)):
+        found = decide(
+            b"/telemetry/v1/health", *raw, method="GET", gateway={"client_tokens": [TOKEN]}
+        )
+        assert found == Healthy()
+    assert isinstance(decide(b"/telemetry/v1/health", method="POST"), Refusal)
+
+
+@pytest.mark.parametrize(
+    ("target", "endpoint"),
+    [
+        (b"/openai/v1/responses", RESPONSES_SOCKET),
+        (b"/openai/v1/realtime?model=m", REALTIME_SOCKET),
+        (b"/gemini/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiX", None),
+    ],
+)
+def test_sockets_that_are_cut_into_calls(target, endpoint):
+    raw = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
+    assert admitted(target, *raw, method="GET").endpoint == endpoint
+
+
 def test_telemetry_is_reserved():
     assert refused(b"/telemetry/v1/turns").status == 404
     assert refused(b"/telemetry/v1/turns", (b"Origin", b"http://x")).status == 403
@@ -106,6 +128,10 @@ def test_telemetry_is_reserved():
         ("GET", b"/openai/v1/chat/completions", None),
         ("POST", b"/openai/v1/embeddings", None),
         ("GET", b"/openai/v1/models", None),
+        ("GET", b"/openai/v1/responses/resp_1?stream=true&starting_after=3", RETRIEVED_RESPONSE),
+        ("GET", b"/openai/v1/responses/resp_1/input_items", None),
+        ("DELETE", b"/openai/v1/responses/resp_1", None),
+        ("GET", b"/openai/v1/responses", None),
     ],
 )
 def test_model_calls_are_told_from_the_rest(method, target, endpoint):

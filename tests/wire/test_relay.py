@@ -533,6 +533,26 @@ async def test_what_is_not_recorded_is_forwarded_and_counted(request_, sections)
     assert s.sink.exchanges == {}
 
 
+@pytest.mark.parametrize("when_full", ["forward", "refuse"])
+async def test_a_retrieved_response_is_recorded_and_has_no_row_of_its_own(when_full):
+    request = b"GET /fake/v1/responses/resp_1 HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with stand(answering(whole(b"{}")), spool={"when_full": when_full}) as s:
+        s.sink.is_full = True  # a full spool refuses model calls only
+        await s.agent.send(request)
+        answer = await s.agent.message()
+    assert (answer.status, answer.get(b"x-agent-telemetry-id")) == (200, None)
+    assert s.sink.only.start.endpoint == "responses.retrieve"
+    assert s.sink.only.response_body == b"{}"
+
+
+async def test_health_is_told_without_a_token_and_is_no_refusal():
+    async with stand(answering(whole(b"ok")), gateway={"client_tokens": ["secret-token-1"]}) as s:
+        await s.agent.send(b"GET /telemetry/v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await s.agent.message()
+        assert (answer.status, answer.body) == (200, b'{"status":"ok"}')
+        assert (s.gateway.stats.refused, s.gateway.stats.passthrough) == (0, 0)
+
+
 @pytest.mark.parametrize("fault", ["start", "request", "head", "response", "end", "refused"])
 async def test_no_fault_of_recording_reaches_the_call(fault):
     body = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked([b"a", b"b"])

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from proxy.exchange import Outcome
 from tests.fakes import Peer, answering, whole
 from tests.wire.gateways import stand
 
@@ -44,6 +45,81 @@ async def test_bytes_pass_both_ways_until_both_have_ended():
         s.agent.writer.write_eof()
         assert await s.agent.rest() == b"bye"
         assert s.gateway.stats.websockets == 1
+        id = head.get(b"x-agent-telemetry-id")
+    recorded = s.sink.only
+    assert str(recorded.start.id).encode() == id
+    assert recorded.start.endpoint == "socket.realtime"
+    assert recorded.head.status == 101
+    assert recorded.request == b"\x00one\xfftwo"
+    assert recorded.response_body == b"hello\x00ONE\xffTWObye"
+    assert recorded.end.outcome is Outcome.CLIENT_DISCONNECTED
+
+
+async def test_what_passes_is_recorded_before_it_is_released():
+    async def script(peer: Peer) -> None:
+        await switched(peer)
+        await peer.send(b"news")
+        await peer.until_gone()
+
+    async with stand(script) as s:
+        await s.agent.send(UPGRADE)
+        await s.agent.head()
+        assert await s.agent.reader.readexactly(4) == b"news"
+        assert s.sink.only.response_body == b"news"
+        assert s.sink.only.end is None
+
+
+@pytest.mark.parametrize(
+    ("who", "outcome"),
+    [
+        ("agent", Outcome.CLIENT_DISCONNECTED),
+        ("upstream", Outcome.COMPLETE),
+        ("gateway", Outcome.PROXY_CRASHED),
+    ],
+)
+async def test_a_socket_tells_who_ended_it(who, outcome):
+    async def script(peer: Peer) -> None:
+        await switched(peer)
+        if who == "upstream":
+            peer.reset()
+        await peer.until_gone()
+
+    async with stand(script) as s:
+        await s.agent.send(UPGRADE)
+        await s.agent.head()
+        if who == "agent":
+            s.agent.reset()
+        elif who == "gateway":
+            await s.gateway.drain()
+        await s.sink.until_ended()
+    assert s.sink.only.end.outcome is outcome
+
+
+@pytest.mark.parametrize("path", [b"/ws/google.ai.BidiGenerateContent", b"/v1/other"])
+async def test_other_sockets_are_relayed_and_counted_only(path):
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(SWITCH)
+        await peer.until_gone()
+
+    async with stand(script) as s:
+        await s.agent.send(UPGRADE.replace(b"/v1/realtime", path))
+        head = await s.agent.head()
+        assert head.get(b"x-agent-telemetry-id") is None
+        assert (s.gateway.stats.websockets, s.gateway.stats.passthrough) == (1, 1)
+    assert s.sink.exchanges == {}
+
+
+async def test_a_socket_that_another_gateway_records_is_not_recorded_twice():
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(SWITCH[:-2] + b"x-agent-telemetry-id: theirs\r\n\r\n")
+        await peer.until_gone()
+
+    async with stand(script) as s:
+        await s.agent.send(UPGRADE)
+        head = await s.agent.head()
+        assert head.all(b"x-agent-telemetry-id") == [b"theirs"]
     assert s.sink.exchanges == {}
 
 
@@ -108,6 +184,8 @@ async def test_a_declined_upgrade_is_an_ordinary_answer():
             await s.agent.send(UPGRADE)
             answer = await s.agent.message()
             assert (answer.status, answer.body) == (426, b"no")
+            assert answer.get(b"x-agent-telemetry-id") is None
+    assert s.sink.exchanges == {}
 
 
 async def test_h2c_is_stripped_and_the_request_goes_on():
