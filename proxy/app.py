@@ -17,15 +17,18 @@ from typing import Any, TypeVar
 
 from proxy.admin.server import AdminServer
 from proxy.config import Config
+from proxy.enrich.canonical import Digests
 from proxy.errors import SpoolUnusable, StoreMisconfigured, StoreUnavailable
+from proxy.linker import Linker
 from proxy.log import configure, event
-from proxy.metrics import GatewayMetrics, RecorderMetrics
+from proxy.metrics import GatewayMetrics, LinkerMetrics, RecorderMetrics
 from proxy.probe import gateway_answers
 from proxy.reading import dsn_of, is_ready
 from proxy.recorder import Recorder
 from proxy.spool.reader import SpoolReader
 from proxy.spool.totals import read_totals, summed
 from proxy.spool.writer import SpoolWriter
+from proxy.store.links import LinkStore
 from proxy.store.migrate import migrate
 from proxy.store.postgres import Store
 from proxy.wire.server import Gateway
@@ -113,18 +116,22 @@ async def _recorder(config: Config, lifeline: int | None) -> None:
     reader = await _until_stopped(stop, lambda: _open_reader(config))
     if reader is None:
         return
-    store = Store(dsn_of(config))
-    recorder = Recorder(config, reader, store, RecorderMetrics())
     if config.store.migrate:
         await _until_stopped(stop, lambda: _migrated(config))
+    links = LinkStore(dsn_of(config))
+    secret = await _until_stopped(stop, links.secret)
+    store = Store(dsn_of(config))
+    recorder = Recorder(config, reader, store, RecorderMetrics(), Digests(secret or b""))
     work = asyncio.create_task(recorder.run(), name="recorder")
+    linking = asyncio.create_task(Linker(config, links, LinkerMetrics()).run(), name="linker")
     waiting = asyncio.create_task(stop.wait(), name="stop")
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     recorder.stop()
     await asyncio.wait({work}, timeout=FLUSH_S)
-    work.cancel()
-    waiting.cancel()
-    await asyncio.gather(work, waiting, return_exceptions=True)
+    for task in (work, waiting, linking):
+        task.cancel()
+    await asyncio.gather(work, waiting, linking, return_exceptions=True)
+    await links.close()
     await store.close()
     reader.close()
     if work.done() and not work.cancelled() and (error := work.exception()):

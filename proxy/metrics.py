@@ -126,3 +126,42 @@ class RecorderMetrics:
             self._models.add(model)
             return model[:100]
         return "other"
+
+
+class LinkerMetrics:
+    """What the linker observes of turns. Reasons are bounded: a tool's name is left out."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.turns = Counter(
+            "agent_telemetry_turns",
+            "Turns that ended, by the reason that was known first.",
+            ("stop_reason",),
+            registry=registry,
+        )
+        self.corrected = Counter(
+            "agent_telemetry_turns_corrected",
+            "Turns that went on, or were judged otherwise, after they had been counted.",
+            registry=registry,
+        )
+        self.rounds = Histogram(
+            "agent_telemetry_turn_rounds",
+            "Rounds of a turn.",
+            buckets=(1, 2, 3, 5, 8, 13, 21, 34, 55, 89),
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "agent_telemetry_turn_duration_seconds",
+            "From the first request of a turn to the last byte of its last answer.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+
+    def observe(self, record: TelemetryRecord, *, is_new: bool) -> None:
+        """Count one turn, when it is first known to have ended."""
+        if not is_new:
+            self.corrected.inc()
+            return
+        self.turns.labels(":".join((record.stop_reason or "").split(":")[:2])).inc()
+        self.rounds.observe(record.rounds or 0)
+        self.duration.observe(record.duration_ms / 1000)

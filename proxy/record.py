@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from proxy.call import Json
+from proxy.turn import Link
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +88,4 @@ class Beside:
 
     blobs: tuple[Blob, ...] = ()
     raw: bytes | None = None  # the exchange it was made from, compressed
+    link: Link | None = None  # what linking will want to know of the call

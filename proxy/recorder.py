@@ -19,6 +19,7 @@ from uuid import UUID
 from proxy.assemble import Assembled, Assembler
 from proxy.captured import packed
 from proxy.config import Config
+from proxy.enrich.canonical import Digests
 from proxy.errors import StoreMisconfigured, StoreUnavailable
 from proxy.log import event
 from proxy.metrics import RecorderMetrics
@@ -36,13 +37,18 @@ class Recorder:
     """Moves exchanges from one spool into one store."""
 
     def __init__(
-        self, config: Config, reader: SpoolReader, store: Store, metrics: RecorderMetrics
+        self,
+        config: Config,
+        reader: SpoolReader,
+        store: Store,
+        metrics: RecorderMetrics,
+        digests: Digests,
     ) -> None:
         self._config = config
         self._reader = reader
         self._store = store
         self._metrics = metrics
-        self._assembler = Assembler(config)
+        self._assembler = Assembler(config, digests)
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:

@@ -206,7 +206,7 @@ class Turn:
     session: str
     calls: tuple[Facts, ...]
     rounds: dict[UUID, int] = field(default_factory=dict)  # call → round
-    has_successor: bool = False  # the next message of a person has arrived in the same thread
+    succeeded_at: datetime | None = None  # when the next message of a person came in its thread
     active_until: datetime | None = None  # the last sign of life, its sub-agents' included
 
     @property

@@ -227,9 +227,20 @@ def _written(value: Any) -> str:
             return "…"
 
 
+def clean(text: str) -> str:
+    """The text as PostgreSQL and JSON can hold it."""
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")
+    return (
+        text
+        if text.isascii()
+        else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    )
+
+
 def plain(text: str) -> str:
-    """Text without differences in white space, as PostgreSQL can hold it."""
-    return " ".join(text.replace("\0", "\ufffd").split())
+    """Text without differences in white space."""
+    return " ".join(clean(text).split())
 
 
 class Digests:

@@ -20,6 +20,7 @@ from proxy.enrich.canonical import (
     Result,
     Said,
     Typed,
+    clean,
     parts_of,
     plain,
 )
@@ -92,11 +93,11 @@ def _said_of_itself(record: TelemetryRecord, digests: Digests) -> dict[str, Any]
     previous = params.get("previous_response_id")
     response = capture.get("response_id")
     return {
-        "project": record.project_id,
-        "session": record.session_id,
+        "project": _text(record.project_id),
+        "session": _text(record.session_id),
         "turn": _text(capture.get("turn_label")),
         "agent": _text(said.get("agent_id")),
-        "client": record.client,
+        "client": _text(record.client),
         "round_cap": int(cap) if isinstance(cap, str) and cap.isdigit() and len(cap) < 7 else None,
         "is_partial": capture.get("context") == "partial",
         "previous": digests.of("response", previous) if isinstance(previous, str) else None,
@@ -157,7 +158,7 @@ def _answered(record: TelemetryRecord, digests: Digests) -> dict[str, Any]:
         "said": digests.of_answer(record.response_text or "", open_calls),
         "calls": tuple(
             CalledTool(
-                called.name[:64],
+                clean(called.name[:64]),
                 digests.of_call(called),
                 digests.of("tool", called.id) if called.id else None,
                 is_server,
@@ -260,19 +261,19 @@ def _result(result: Result, digests: Digests) -> ToolResult:
     is_error = is_failure(result.output, flag=result.is_error)
     return ToolResult(
         digests.of("tool", result.id) if result.id else None,
-        result.name[:64] if result.name else None,
+        _text(result.name and result.name[:64]),
         is_error,
         digests.of("error", comparable(result.output)) if is_error else None,
     )
 
 
 def _output(result: Result) -> dict[str, Any]:
-    output = result.output
+    output = clean(result.output)
     if len(output) > OUTPUT_CHARS_MAX:
         output = f"{output[:OUTPUT_CHARS_MAX]}… ({len(output) - OUTPUT_CHARS_MAX} more characters)"
     return {
-        "id": result.id,
-        "name": result.name,
+        "id": _text(result.id),
+        "name": _text(result.name),
         "is_error": is_failure(result.output, flag=result.is_error),
         "output": output,
     }
@@ -284,4 +285,4 @@ def without_content(link: Link) -> Link:
 
 
 def _text(value: Json) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return clean(value) if isinstance(value, str) and value else None

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from proxy.turn import End, Facts, Kind, Placement, Turn, turn_id
@@ -29,7 +29,7 @@ class Judged:
     """Where each call belongs, and which turns were followed by another message of a person."""
 
     placements: Mapping[UUID, Placement]
-    succeeded: frozenset[UUID]
+    succeeded: Mapping[UUID, datetime]  # turn → arrival of that message
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def place(calls: Iterable[Facts]) -> Judged:
     book = _Book(ordered)
     for call in ordered:
         book.enter(call)
-    return Judged(book.placements, frozenset(book.succeeded))
+    return Judged(book.placements, book.succeeded)
 
 
 def given(call: Facts) -> frozenset[str]:
@@ -88,7 +88,7 @@ def turns_of(calls: Iterable[Facts], judged: Judged) -> list[Turn]:
             session=judged.placements[found[0].id].session,
             calls=tuple(found),
             rounds={call.id: judged.placements[call.id].round or 1 for call in found},
-            has_successor=turn in judged.succeeded,
+            succeeded_at=judged.succeeded.get(turn),
             active_until=active[turn],
         )
         for turn, found in members.items()
@@ -101,7 +101,7 @@ class _Book:
 
     calls: Sequence[Facts]
     placements: dict[UUID, Placement] = field(default_factory=dict)
-    succeeded: set[UUID] = field(default_factory=set)
+    succeeded: dict[UUID, datetime] = field(default_factory=dict)
     _by_key: dict[str, list[Facts]] = field(default_factory=lambda: defaultdict(list))
     _by_request: dict[str, list[Facts]] = field(default_factory=lambda: defaultdict(list))
     _handed: dict[str, list[Facts]] = field(default_factory=lambda: defaultdict(list))
@@ -381,7 +381,7 @@ class _Book:
         if before is None or before.turn is None or before.turn == placement.turn:
             return
         if placement.kind in (Kind.CONTINUES, Kind.COMPACTED, Kind.FORKS):
-            self.succeeded.add(before.turn)
+            self.succeeded.setdefault(before.turn, call.created_at)
 
     def _remember(self, call: Facts, placement: Placement) -> None:
         for key in {tool.id for tool in call.open_tools} | {call.response, call.continuation}:

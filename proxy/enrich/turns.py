@@ -22,9 +22,8 @@ def ending(turn: Turn, settings: Turns, now: datetime) -> Ending | None:
     """How the turn ended; None while it may still go on."""
     view = _View(turn, settings)
     found = next(said for rule in _RULES if (said := rule(view)) is not None)
-    if found.stop_reason in AT_ONCE or turn.has_successor or now >= idle_at(turn, settings):
-        return found
-    return None
+    is_over = turn.succeeded_at is not None or now >= idle_at(turn, settings)
+    return found if is_over or found.stop_reason in AT_ONCE else None
 
 
 def idle_at(turn: Turn, settings: Turns) -> datetime:
@@ -113,7 +112,8 @@ def _ended(reason: str, rule: str, *calls: Facts) -> Ending:
 def _user_aborted(view: _View) -> Ending | None:
     if view.last.end is End.CUT:
         return _ended("user_aborted", "connection closed before the answer was whole", view.last)
-    if view.is_open and view.turn.has_successor:
+    came_at = view.turn.succeeded_at
+    if view.is_open and came_at is not None and came_at < idle_at(view.turn, view.settings):
         return _ended("user_aborted", "new message while tool calls were open", view.last)
     return None
 

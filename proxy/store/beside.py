@@ -1,4 +1,4 @@
-"""Beside: what is stored together with rows, in their transaction: media and raw exchanges.
+"""Beside: what is stored together with rows, in their transaction: media, raw exchanges, links.
 
 A blob is sent to the server only where it is not there yet. One that is there is locked against
 deletion until the commit, so that nobody who prunes can take it away from under a new row.
@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import orjson
+
 from proxy.record import Beside, Blob, TelemetryRecord
+from proxy.turn import Link
 
 if TYPE_CHECKING:
     from proxy.store.postgres import Connection
@@ -25,6 +28,15 @@ _RAW = f"""
 INSERT INTO agent_raw (id, created_at, reason, exchange) VALUES ($1, $2, '{KEPT}', $3)
 ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, exchange = excluded.exchange
 """  # noqa: S608 - the reason is this program's own word
+
+_LINK = """
+INSERT INTO agent_links (call_id, created_at, conversation, facts, outputs)
+SELECT call_id, created_at, conversation, facts::jsonb, outputs::jsonb
+FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::text[], $5::text[])
+    AS given (call_id, created_at, conversation, facts, outputs)
+ON CONFLICT (call_id) DO UPDATE
+SET facts = excluded.facts, outputs = excluded.outputs, is_pending = TRUE
+"""
 
 
 async def write_beside(
@@ -52,3 +64,19 @@ async def write_blobs(connection: Connection, blobs: Iterable[Blob]) -> None:
     for digest in sorted(missing):  # in one order everywhere, so that no two writers deadlock
         blob = by_digest[digest]
         await connection.execute(_BLOB, digest, blob.media_type, blob.content)
+
+
+async def _write_links(connection: Connection, links: Iterable[Link]) -> None:
+    """Store the facts of calls beside their rows, to be placed."""
+    rows = [
+        (
+            link.facts.id,
+            link.facts.created_at,
+            link.facts.conversation,
+            orjson.dumps(link.facts.as_json()).decode(),
+            orjson.dumps(link.outputs).decode() if link.outputs else None,
+        )
+        for link in links
+    ]
+    if rows:
+        await connection.execute(_LINK, *map(list, zip(*rows, strict=True)))

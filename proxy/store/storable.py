@@ -127,6 +127,11 @@ def _identity(value: Any, cleaning: _Cleaning) -> str | None:
     return f"{text[:LABEL_KEPT]}-{digest}"
 
 
+def session_of(label: str) -> str | None:
+    """A session as its column holds it."""
+    return _identity(label, _Cleaning())
+
+
 def _string(text: str, cleaning: _Cleaning, bytes_max: int) -> str:
     """The text as PostgreSQL can hold it, at most so long."""
     text = _characters(text, cleaning)

@@ -1,0 +1,216 @@
+"""Linker: the second step behind the recorder, over committed rows.
+
+It finds out which calls continue which, writes session, turn and round into their rows, and a
+`turn_summary` row for every turn that ended. What it decides follows from the facts of whole
+conversations, judged anew whenever something about them is news: so it may be stopped anywhere,
+run in any number of processes (one of them works at a time), and be late; the result is the same.
+
+Two kinds of news: calls that were not placed yet, and turns that have been idle for long enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID, uuid5
+
+from proxy.config import Config
+from proxy.enrich.summary import summary
+from proxy.enrich.threads import given, place, turns_of, wanted
+from proxy.enrich.turns import ending, idle_at
+from proxy.errors import ProxyError
+from proxy.log import event
+from proxy.metrics import LinkerMetrics
+from proxy.record import TelemetryRecord
+from proxy.store.links import Asked, Known, LinkStore, Step
+from proxy.store.postgres import Row
+from proxy.turn import Ending, Facts, Placement, Turn
+from proxy.views import lines
+
+CALLS_MAX = 500  # placed in one step
+CONVERSATIONS_MAX = 100  # looked at in one step because of idle turns
+POLL_S = 0.25
+PAUSE_MAX_S = 10.0
+_NEWS = ("stop_reason", "rounds")  # what makes a turn worth another line of the log
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a step did."""
+
+    calls: int = 0  # placed, or placed otherwise than before
+    turns: list[tuple[Row | None, TelemetryRecord]] = field(default_factory=list)
+    forgotten: int = 0  # turns that turned out to be part of others
+    is_idle: bool = False  # there was no news, or another linker works
+
+    def add(self, other: Changes) -> None:
+        self.calls += other.calls
+        self.turns += other.turns
+        self.forgotten += other.forgotten
+
+
+class Linker:
+    """Places calls and ends turns in one database."""
+
+    def __init__(self, config: Config, store: LinkStore, metrics: LinkerMetrics | None) -> None:
+        self._config = config
+        self._store = store
+        self._metrics = metrics
+
+    async def run(self) -> None:
+        """Work until cancelled. While the database is away, wait with growing pauses."""
+        pause_s = POLL_S
+        while True:
+            try:
+                changes = await self.step(datetime.now(UTC))
+            except ProxyError as error:
+                if pause_s == POLL_S:
+                    event("linker waits", logging.WARNING, reason=str(error))
+                pause_s = min(PAUSE_MAX_S, pause_s * 2)
+            else:
+                pause_s = POLL_S
+                self._announce(changes)
+                if not changes.is_idle:
+                    continue
+            await asyncio.sleep(pause_s)
+
+    async def settle(self, now: datetime) -> Changes:
+        """Work until there is no news at this instant."""
+        total = Changes()
+        while True:
+            changes = await self.step(now)
+            total.add(changes)
+            if changes.is_idle:
+                return total
+
+    async def step(self, now: datetime, calls_max: int = CALLS_MAX) -> Changes:
+        """Place the next calls and end the next turns, in one transaction."""
+        async with self._store.step() as step:
+            if step is None:
+                return Changes(is_idle=True)
+            pending = await step.pending(calls_max)
+            due = await step.due(now, CONVERSATIONS_MAX)
+            if not pending and not due:
+                return Changes(is_idle=True)
+            asked = {call.id: Asked(call.created_at, wanted(call), given(call)) for call in pending}
+            named = {call.conversation for call in pending} - {None}
+            known = await step.around(
+                asked.values(), [*due, *(id for id in named if id)], asked.keys()
+            )
+            return await _Judgement(self._config, step, known).write(asked, now)
+
+    def _announce(self, changes: Changes) -> None:
+        for before, record in changes.turns:
+            if before is not None and all(before[name] == getattr(record, name) for name in _NEWS):
+                continue
+            if self._metrics is not None:
+                self._metrics.observe(record, is_new=before is None)
+            announce(record, with_content=self._config.log.content)
+
+
+def announce(record: TelemetryRecord, *, with_content: bool) -> None:
+    """One line of the log for an ended turn."""
+    row = record.as_row()
+    event(
+        "turn",
+        logging.INFO if lines.is_good(row) else logging.WARNING,
+        id=str(record.turn_id),
+        project=record.project_id,
+        session=record.session_id,
+        stop=record.stop_reason,
+        rounds=record.rounds,
+        tools=record.tool_call_count,
+        prompt_tokens=record.prompt_tokens,
+        completion_tokens=record.completion_tokens,
+        cached_tokens=record.cached_tokens,
+        cost_usd=None if record.cost_usd is None else float(record.cost_usd),
+        duration_ms=record.duration_ms,
+        user_message=lines.one_line(record.user_message or "", 80) if with_content else None,
+        line=lines.line(row, with_content=with_content),
+    )
+
+
+class _Judgement:
+    """One step's view of some conversations, before and after."""
+
+    def __init__(self, config: Config, step: Step, known: Sequence[Known]) -> None:
+        self._config = config
+        self._step = step
+        self._known = {each.facts.id: each for each in known}
+        facts = [each.facts for each in known]
+        self._judged = place(facts)
+        self._turns = turns_of(facts, self._judged)
+
+    async def write(self, asked: dict[UUID, Asked], now: datetime) -> Changes:
+        """Write what is different from before."""
+        moved = self._moved()
+        await self._step.place(moved, asked)
+        ended, due = self._judge_turns(moved.keys(), now)
+        await self._step.keep_open(due)
+        changes = Changes(calls=len(moved), turns=await self._summarise(ended))
+        gone = self._gone(moved)
+        if gone:
+            await self._step.forget_summaries([uuid5(turn, "turn_summary") for turn in gone])
+        changes.forgotten = len(gone)
+        return changes
+
+    def _moved(self) -> dict[UUID, tuple[Facts, Placement]]:
+        """The calls whose place is new, or that were not placed yet."""
+        placements = self._judged.placements
+        return {
+            id: (each.facts, placements[id])
+            for id, each in self._known.items()
+            if each.is_pending or each.placement != placements[id]
+        }
+
+    def _judge_turns(
+        self, moved: Iterable[UUID], now: datetime
+    ) -> tuple[list[tuple[Turn, Ending]], dict[UUID, datetime | None]]:
+        """Which turns have ended, and for each last call when its turn will count as idle."""
+        touched = self._touched(moved)
+        due: dict[UUID, datetime | None] = {
+            id: None for id, each in self._known.items() if each.due_at is not None
+        }
+        ended = []
+        for turn in self._turns:
+            is_open = any(self._known[call.id].due_at is not None for call in turn.calls)
+            if turn.id not in touched and not is_open:
+                continue
+            found = ending(turn, self._config.turns, now)
+            if found is None:
+                due[turn.last.id] = idle_at(turn, self._config.turns)
+            else:
+                due.setdefault(turn.last.id, None)
+                ended.append((turn, found))
+        return ended, due
+
+    def _touched(self, moved: Iterable[UUID]) -> set[UUID | None]:
+        """The turns of these calls, and those that they follow."""
+        placements = self._judged.placements
+        found: set[UUID | None] = set()
+        for id in moved:
+            where = placements[id]
+            found.add(where.turn)
+            if where.parent is not None and where.parent in placements:
+                found.add(placements[where.parent].turn)
+        return found
+
+    async def _summarise(
+        self, ended: Sequence[tuple[Turn, Ending]]
+    ) -> list[tuple[Row | None, TelemetryRecord]]:
+        if not ended:
+            return []
+        content = await self._step.content([call.id for turn, _ in ended for call in turn.calls])
+        before = await self._step.summaries([turn.summary_id for turn, _ in ended])
+        records = [summary(turn, how, content) for turn, how in ended]
+        await self._step.write_summaries(records)
+        return [(before.get(record.id), record) for record in records]
+
+    def _gone(self, moved: Iterable[UUID]) -> list[UUID]:
+        """Turns that no call belongs to any more."""
+        left = {turn.id for turn in self._turns}
+        before = {each.placement.turn for id in moved if (each := self._known[id]).placement}
+        return [turn for turn in before if turn is not None and turn not in left]
