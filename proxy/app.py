@@ -88,7 +88,11 @@ def _sink(config: Config) -> SpoolWriter | None:
     if not config.capture.enabled:
         return None
     try:
-        return SpoolWriter(config.spool_dir, max_bytes=config.spool.max_bytes)
+        return SpoolWriter(
+            config.spool_dir,
+            max_bytes=config.spool.max_bytes,
+            waits_for_disk=config.spool.sync == "power",
+        )
     except SpoolUnusable as error:
         event("nothing is recorded", logging.ERROR, reason=str(error))
         return None

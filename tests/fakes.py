@@ -28,9 +28,14 @@ class MemorySink:
         self.exchanges: dict[UUID, Exchange] = {}
         self.is_full = False
         self.accepts = True
+        self.waits_for_disk = False
+        self.disk = asyncio.Event()
         self.raises_in = ""
         self.order: list[str] = []
         self._changed = asyncio.Event()
+
+    async def synced(self) -> None:
+        await self.disk.wait()
 
     def start(self, start: Start) -> bool:
         return self._keep("start", start.id, Exchange(start))

@@ -1,7 +1,8 @@
 """Sync: a thread that makes appended records survive a power cut soon, and closes old segments.
 
 What a process has written survives the process; only a crash of the system can take it. So nothing
-waits for the disk: `fdatasync` runs here, 20 ms after the first append since the last one.
+waits for the disk: `fdatasync` runs here, 20 ms after the first append since the last one. Whoever
+wants to wait all the same is told by `call_when_synced`, many at once.
 Descriptors are closed by this thread only, so it never syncs a number that was given anew.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 
@@ -22,6 +24,7 @@ class SyncThread:
         self._pause_s = pause_s
         self._fd: int | None = None
         self._retired: deque[int] = deque()
+        self._told: deque[Callable[[], object]] = deque()
         self._is_dirty = False
         self._is_new_file = False
         self._wake = Event()
@@ -35,6 +38,12 @@ class SyncThread:
         if not self._is_dirty:
             self._is_dirty = True
             self._wake.set()
+
+    def call_when_synced(self, tell: Callable[[], object]) -> None:
+        """Once what was appended so far has been synced, or could not be: in the thread."""
+        self._told.append(tell)
+        self._is_dirty = True
+        self._wake.set()
 
     def follow(self, fd: int) -> None:
         """From now on this segment is written."""
@@ -63,6 +72,13 @@ class SyncThread:
         self._sync()
 
     def _sync(self) -> None:
+        told = [self._told.popleft() for _ in range(len(self._told))]
+        self._sync_all()
+        for tell in told:
+            with contextlib.suppress(RuntimeError):  # its event loop is closed
+                tell()
+
+    def _sync_all(self) -> None:
         while self._retired:
             fd = self._retired.popleft()
             with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import math
@@ -39,6 +40,7 @@ from proxy.spool.totals import Loss
 SEGMENT_BYTES = 64 * 1024 * 1024
 SEGMENT_S = 10.0
 SYNC_S = 0.02
+SYNC_WAIT_MAX_S = 2.0  # a disk that hangs must not hold an agent's answer for ever
 RETRY_S = 0.1  # between new segments on a disk that fails
 SUSPECT_S = 1.0  # age of a segment whose sync failed
 MEASURE_S = 0.1  # how often a full spool is measured again
@@ -72,6 +74,7 @@ class SpoolWriter:
         segment_bytes: int = SEGMENT_BYTES,
         segment_s: float = SEGMENT_S,
         sync_s: float = SYNC_S,
+        waits_for_disk: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
@@ -80,6 +83,7 @@ class SpoolWriter:
         self._segment_bytes = segment_bytes
         self._segment_s = segment_s
         self._clock = clock
+        self.waits_for_disk = waits_for_disk
         self._open: dict[bytes, _Open] = {}
         self._owed: dict[bytes, tuple[int, int, bytes]] = {}
         self._path, self._lock = slot.take_slot(root)
@@ -164,6 +168,20 @@ class SpoolWriter:
         if loss is not None and len(self._owed) < OWED_ENDS_MAX:
             self._owed[id.bytes] = (call.next_part, end.at_us, payload)
         return loss is None
+
+    async def synced(self) -> None:
+        """Wait until what was appended survives a power cut, or for as long as a call may wait."""
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+
+        def finish() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        self._sync.call_when_synced(lambda: loop.call_soon_threadsafe(finish))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SYNC_WAIT_MAX_S):
+                await done
 
     def close(self) -> None:
         """Write what is owed, sync, and give the slot free."""

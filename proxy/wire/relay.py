@@ -69,6 +69,7 @@ class Relay:
         self.room = config.capture.max_body_bytes
         self.idle_timeout_s = config.gateway.idle_timeout_s
         self.adds_id = config.gateway.id_header
+        self.synced = sink.synced if sink is not None and sink.waits_for_disk else None
         self.refuses_when_full = config.spool.when_full == "refuse"
         self.salt = os.urandom(32)
         self.is_draining = False
@@ -278,6 +279,8 @@ class Call:
             if agent.writing_paused:
                 await self._drain_agent()
         self._end(outcome)
+        if tap is not None and self._relay.synced is not None:
+            await self._relay.synced()
         if is_chunked:
             out += b"0\r\n\r\n"
         if out:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
+import threading
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -13,6 +15,7 @@ import pytest
 from proxy.errors import SpoolUnusable
 from proxy.exchange import AnswerHead, End, Outcome
 from proxy.spool import slot
+from proxy.spool import writer as spool_writer
 from proxy.spool.reader import SpoolReader
 from proxy.spool.segment import PAYLOAD_BYTES_MAX, Found, Kind, scan
 from proxy.spool.writer import RETRY_S, SpoolWriter
@@ -32,6 +35,10 @@ from .samples import (
     totals,
     write_call,
 )
+
+
+def broken(fd: int) -> None:
+    raise OSError(5, "Input/output error")
 
 
 def kinds(path: Path) -> list[Kind]:
@@ -349,10 +356,6 @@ def test_a_failed_sync_begins_a_new_segment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-
-    def broken(fd: int) -> None:
-        raise OSError(5, "Input/output error")
-
     writer = a_writer(tmp_path, clock=clock)
     monkeypatch.setattr(os, "fdatasync", broken)
     written: list[UUID] = [write_call(writer)]
@@ -409,4 +412,34 @@ def test_rebuilding_finds_the_last_sequence_before_empty_segments(tmp_path: Path
 def test_room_is_not_asked_of_a_spool_that_has_it(tmp_path: Path) -> None:
     writer = a_writer(tmp_path, max_bytes=ROOM)
     assert not writer.is_full
+    writer.close()
+
+
+async def test_whoever_waits_for_the_disk_is_told_after_the_next_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    sync = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (sync(fd), synced.append(os.fstat(fd).st_size)))
+    writer = a_writer(tmp_path, waits_for_disk=True)
+    write_call(writer)
+    size = segment_files(tmp_path)[-1].stat().st_size
+    await asyncio.gather(*(writer.synced() for _ in range(20)))
+    assert synced[-1] == size
+    writer.close()
+
+
+async def test_a_sync_that_fails_or_hangs_holds_nobody_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(os, "fdatasync", lambda fd: release.wait(30))
+    monkeypatch.setattr(spool_writer, "SYNC_WAIT_MAX_S", 0.05)
+    writer = a_writer(tmp_path, waits_for_disk=True)
+    write_call(writer)
+    await writer.synced()
+    monkeypatch.setattr(os, "fdatasync", broken)
+    release.set()
+    await writer.synced()
+    monkeypatch.undo()
     writer.close()

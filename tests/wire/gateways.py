@@ -45,10 +45,13 @@ class Stand:
 
 @asynccontextmanager
 async def stand(
-    script: Script, fake: dict[str, Any] | None = None, **sections: Any
+    script: Script,
+    fake: dict[str, Any] | None = None,
+    sink: MemorySink | None = None,
+    **sections: Any,
 ) -> AsyncIterator[Stand]:
     """`fake` are further settings of the upstream, `sections` those of the configuration."""
-    sink = MemorySink()
+    sink = sink or MemorySink()
     async with Upstream(script).serving() as upstream:
         settings = {"url": f"http://127.0.0.1:{upstream.port}"} | (fake or {})
         config = config_of({"fake": settings}, **sections)

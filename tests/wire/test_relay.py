@@ -7,7 +7,7 @@ from hashlib import sha256
 import pytest
 
 from proxy.exchange import Outcome
-from tests.fakes import Peer, answering, chunked, connect, post, whole
+from tests.fakes import MemorySink, Peer, answering, chunked, connect, post, whole
 from tests.wire.gateways import CHAT, stand
 
 ODD_HEAD = (
@@ -89,7 +89,7 @@ async def test_the_exchange_is_recorded_whole():
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: CHUNKED\r\n\r\n" + chunked([]), b""),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\n",
          b"abc"),
-        (whole(gzip.compress(b"abc"), b"Content-Encoding: gzip"), gzip.compress(b"abc")),
+        (whole(gzip.compress(b"abc", mtime=0), b"Content-Encoding: gzip"), gzip.compress(b"abc", mtime=0)),
         (whole(b"not gzip", b"Content-Encoding: gzip"), b"not gzip"),
     ],
 )  # fmt: skip
@@ -531,6 +531,22 @@ async def test_what_is_not_recorded_is_forwarded_and_counted(request_, sections)
         assert (s.gateway.stats.passthrough, s.gateway.stats.recorded) == (1, 0)
     assert (answer.body, answer.get(b"x-agent-telemetry-id")) == (b"ok", None)
     assert s.sink.exchanges == {}
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 2", b"Transfer-Encoding: chunked"])
+async def test_the_end_of_a_call_waits_for_the_disk_where_that_is_asked_for(framing):
+    body = b"ok" if b"Length" in framing else b"2\r\nok\r\n0\r\n\r\n"
+    answer = b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n" + body
+    sink = MemorySink()
+    sink.waits_for_disk = True
+    async with stand(answering(answer), sink=sink) as s:
+        await s.agent.send(post(CHAT))
+        await sink.until_ended()
+        reading = asyncio.create_task(s.agent.message())
+        await asyncio.wait({reading}, timeout=0.05)
+        assert not reading.done()
+        sink.disk.set()
+        assert (await reading).body == b"ok"
 
 
 @pytest.mark.parametrize("when_full", ["forward", "refuse"])
