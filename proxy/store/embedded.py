@@ -8,8 +8,8 @@
 The server ends when its owner does, however that ends (Linux: PR_SET_PDEATHSIG; elsewhere the
 next owner ends it). It listens on a Unix socket in the cluster's directory only, which is closed
 to other users. PostgreSQL does not run as root: there it runs as `postgres` or `nobody`, which then
-own the cluster. So that no directory above it has to be opened to that user, the server starts
-inside of the cluster and calls it /proc/self/cwd.
+own the cluster. So that no directory above has to be opened to that user, the server starts inside
+of the cluster and calls it /proc/self/cwd.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from urllib.parse import quote
 
 from proxy.errors import ProxyError, StoreMisconfigured, StoreUnavailable
 from proxy.store import binaries
+from proxy.store.leftovers import end_leftovers, read_pid_file
 
 NAME = "agent_telemetry"  # of the database and of its superuser
 PORT = 5432  # only part of the socket's file name
@@ -41,6 +42,7 @@ STOP_S = 20.0
 POLL_S = 0.01
 SOCKET_PATH_MAX = 100  # sun_path holds 104 bytes on macOS, 108 on Linux, with the final NUL
 LOG_BYTES_MAX = 1024 * 1024  # checked at each start; the server says next to nothing
+_STAYS_INSIDE = 16  # the first major version that does not resolve its own path by chdir
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _Account = tuple[int, int]  # user and group
 
@@ -155,16 +157,17 @@ class EmbeddedServer:
     def _start(self) -> None:
         account = _account(self._cluster)
         found = binaries.find(major=_cluster_major(self._cluster), for_others=account is not None)
-        _end_leftovers(self._cluster)
+        end_leftovers(self._cluster, STOP_S)
         if not self._cluster.exists():
             _create(self._cluster, found, account)
         elif account is not None and self._cluster.stat().st_uid != account[0]:
             _give(self._cluster, account)
         _link_socket(self._cluster)
+        where = _seen_inside(self._cluster, found, account)
         with _opened_log(self._data_dir / "postgres.log") as log:
             settings = [f"-c{name}={value}" for name, value in self._settings.items()]
             self._process = subprocess.Popen(
-                [found.directory / "postgres", "-D", _seen_inside(self._cluster), *settings],
+                [found.directory / "postgres", "-D", where, *settings],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -179,7 +182,7 @@ class EmbeddedServer:
         while time.monotonic() < deadline:
             if self.poll() is not None:
                 raise StoreUnavailable(f"PostgreSQL ended: {_last_line(self._data_dir)}")
-            lines = _pid_file(self._cluster)
+            lines = read_pid_file(self._cluster)
             if len(lines) > 7 and lines[0] == str(self.pid) and lines[7].strip() == "ready":
                 return
             time.sleep(POLL_S)
@@ -247,9 +250,23 @@ def _as_account(directory: Path, account: _Account | None) -> dict[str, Any]:
     return arguments
 
 
-def _seen_inside(cluster: Path) -> str:
-    """The name of the working directory that needs no right to the directories above it."""
-    return "/proc/self/cwd" if Path("/proc/self/cwd").exists() else str(cluster)
+def _seen_inside(cluster: Path, found: binaries.Binaries, account: _Account | None) -> str:
+    """What the server calls its directory.
+
+    Another user need not reach it by its path: it starts inside. PostgreSQL before 16 leaves the
+    directory for a moment, so there, and without /proc, the path has to be open to that user.
+    """
+    if account is None:
+        return str(cluster)
+    if found.major >= _STAYS_INSIDE and Path("/proc/self/cwd").exists():
+        return "/proc/self/cwd"
+    cluster.parent.chmod(cluster.parent.stat().st_mode | 0o001)
+    if not binaries.is_open_to_others(cluster.parent):
+        raise StoreMisconfigured(
+            f"data_dir: {cluster.parent}: PostgreSQL {found.major} does not run as root, and a "
+            "directory above is closed to other users: choose another data_dir"
+        )
+    return str(cluster)
 
 
 def _create(cluster: Path, found: binaries.Binaries, account: _Account | None) -> None:
@@ -259,7 +276,7 @@ def _create(cluster: Path, found: binaries.Binaries, account: _Account | None) -
     new.mkdir(mode=0o700)
     if account is not None:
         os.chown(new, *account)
-    where = _seen_inside(new)
+    where = _seen_inside(new, found, account)
     options = ["--auth=trust", "--encoding=UTF8", "--no-locale", "--data-checksums"]
     _run(found.directory / "initdb", ["-D", where, "-U", NAME, *options], new, account)
     single = ["--single", "-D", where, "postgres"]
@@ -302,54 +319,6 @@ def _end_with_parent() -> Callable[[], None] | None:
             os._exit(1)
 
     return set_signal
-
-
-def _end_leftovers(cluster: Path) -> None:
-    """End what still runs in this cluster under our lock, then remove its pid file.
-
-    A server whose owner died, or backends whose server was killed. A stale pid file alone, whose
-    number may belong to anybody by now, harms nobody.
-    """
-    for number, limit_s in ((signal.SIGINT, STOP_S), (signal.SIGQUIT, STOP_S), (signal.SIGKILL, 5)):
-        deadline = time.monotonic() + limit_s
-        for pid in _inhabitants(cluster):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        while _inhabitants(cluster) and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-    (cluster / "postmaster.pid").unlink(missing_ok=True)
-
-
-def _inhabitants(cluster: Path) -> list[int]:
-    """The processes of any server on this cluster: they never leave its directory."""
-    if not Path("/proc/self/cwd").exists():
-        return list(_by_pid_file(cluster))
-    found: list[int] = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):  # gone, or another user's
-                is_inside = (entry / "cwd").readlink() == cluster
-                if is_inside and (entry / "exe").readlink().name.startswith("postgres"):
-                    found.append(int(entry.name))
-    return found
-
-
-def _by_pid_file(cluster: Path) -> Iterator[int]:
-    """Without /proc: the pid file, if that process was started on this cluster."""
-    lines = _pid_file(cluster)
-    if lines and lines[0].isdigit():
-        said = subprocess.run(
-            ["ps", "-o", "command=", "-p", lines[0]], capture_output=True, text=True, check=False
-        )
-        if str(cluster) in said.stdout:
-            yield int(lines[0])
-
-
-def _pid_file(cluster: Path) -> list[str]:
-    try:
-        return (cluster / "postmaster.pid").read_text().splitlines()
-    except FileNotFoundError:
-        return []
 
 
 def _socket_dir(cluster: Path) -> Path:

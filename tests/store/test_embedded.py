@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -14,7 +15,7 @@ import asyncpg
 import pytest
 
 from proxy.errors import StoreMisconfigured, StoreUnavailable
-from proxy.store import binaries, embedded
+from proxy.store import binaries, embedded, leftovers
 from proxy.store.embedded import EmbeddedServer, dsn
 from tests.conftest import FAST
 
@@ -409,6 +410,24 @@ def test_an_ordinary_user_has_a_server_of_its_own(made, tmp_path_factory):
     shutil.rmtree(base)
 
 
+def test_an_older_server_has_to_be_able_to_reach_its_directory():
+    older, newer = (binaries.Binaries(Path("/bin"), major) for major in (15, 16))
+    with tempfile.TemporaryDirectory() as directory:
+        data_dir = Path(directory)
+        cluster = data_dir / "inner" / "postgres"
+        cluster.mkdir(parents=True, mode=0o700)
+        account = (65534, 65534)
+        assert embedded._seen_inside(cluster, older, None) == str(cluster)
+        with pytest.raises(StoreMisconfigured, match="closed to other users: choose another"):
+            embedded._seen_inside(cluster, older, account)
+        data_dir.chmod(0o711)
+        cluster.parent.chmod(0o700)
+        assert embedded._seen_inside(cluster, older, account) == str(cluster)
+        assert cluster.parent.stat().st_mode & 0o777 == 0o701
+        if sys.platform == "linux":
+            assert embedded._seen_inside(cluster, newer, account) == "/proc/self/cwd"
+
+
 def test_without_an_account_root_is_told_what_to_do(tmp_path, monkeypatch):
     def unknown(name):
         raise KeyError(name)
@@ -422,11 +441,11 @@ def test_without_an_account_root_is_told_what_to_do(tmp_path, monkeypatch):
 def test_without_proc_the_pid_file_and_ps_are_asked(server, data_dir, monkeypatch):
     server.start()
     cluster = data_dir / "postgres"
-    assert set(embedded._by_pid_file(cluster)) <= {server.pid}
+    assert set(leftovers._by_pid_file(cluster)) <= {server.pid}
     (tmp := data_dir / "other").mkdir()
     (tmp / "postmaster.pid").write_text(f"{os.getpid()}\n")
-    assert list(embedded._by_pid_file(tmp)) == []
-    assert list(embedded._by_pid_file(data_dir)) == []
+    assert list(leftovers._by_pid_file(tmp)) == []
+    assert list(leftovers._by_pid_file(data_dir)) == []
 
 
 def fake_postgres(directory, said):
