@@ -22,7 +22,7 @@ from proxy.enrich.summary import summary
 from proxy.enrich.threads import given, place, turns_of, wanted
 from proxy.enrich.turns import ending, idle_at
 from proxy.errors import ProxyError
-from proxy.log import event
+from proxy.log import describe, event
 from proxy.metrics import LinkerMetrics
 from proxy.record import TelemetryRecord
 from proxy.store.links import Asked, Known, LinkStore, Step
@@ -66,9 +66,14 @@ class Linker:
         while True:
             try:
                 changes = await self.step(datetime.now(UTC))
-            except ProxyError as error:
+            except Exception as error:  # noqa: BLE001 - recording goes on, whatever fails here
                 if pause_s == POLL_S:
-                    event("linker waits", logging.WARNING, reason=str(error))
+                    is_known = isinstance(error, ProxyError)
+                    event(
+                        "linker waits",
+                        logging.WARNING if is_known else logging.ERROR,
+                        reason=str(error) if is_known else describe(error),
+                    )
                 pause_s = min(PAUSE_MAX_S, pause_s * 2)
             else:
                 pause_s = POLL_S

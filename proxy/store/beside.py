@@ -49,6 +49,7 @@ async def write_beside(
     wanted = written & beside.keys()
     found = [(record, beside[record.id]) for record in records if record.id in wanted]
     await write_blobs(connection, [blob for _, each in found for blob in each.blobs])
+    await _write_links(connection, [each.link for _, each in found if each.link])
     for record, each in found:
         if each.raw is not None:
             await connection.execute(_RAW, record.id, record.created_at, each.raw)
