@@ -21,59 +21,32 @@ import contextlib
 import errno
 import io
 import os
-from array import array
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
 from proxy.spool import slot
+from proxy.spool.carry import carried, carried_keys, carried_path, carry
 from proxy.spool.journal import Journal, State
+from proxy.spool.load import segment_records
 from proxy.spool.page import read_page
 from proxy.spool.segment import VERSION, Found, Kind
 from proxy.spool.segment_file import open_segment, walk
 from proxy.spool.totals import Captured, Loss, id_ms
+from proxy.spool.sockets import begins_socket
+from proxy.spool.tracked import Tracked
 
+CARRY_SEGMENTS = 3  # an open call this far behind is copied, so that segments can go
 SCAN_BYTES_MAX = 64 * 1024 * 1024  # per call of `advance`
 _FOR_NOW = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-
-
-class Tracked:
-    """One call that was found and is not settled."""
-
-    __slots__ = ("is_damaged", "key", "next_part", "positions", "sequence", "size_bytes")
-
-    def __init__(self, key: bytes, sequence: int) -> None:
-        self.key = key
-        self.sequence = sequence
-        self.positions = array("Q")  # segment << 32 | offset, in order
-        self.next_part = 0
-        self.is_damaged = False
-        self.size_bytes = 0
-
-    def add(self, number: int, item: Found) -> None:
-        if item.header.part < self.next_part:
-            return  # carried before
-        self.is_damaged |= item.header.part > self.next_part or not item.is_good
-        self.next_part = item.header.part + 1
-        if item.is_good:
-            self.positions.append(number << 32 | item.offset)
-            self.size_bytes += item.header.length
-
-    @property
-    def first_segment(self) -> int:
-        return self.positions[0] >> 32
-
-    def segments(self) -> set[int]:
-        return {position >> 32 for position in self.positions}
 
 
 class _Segment:
     """What is known of a segment that was opened."""
 
-    __slots__ = ("is_kept", "settled", "waiting")
+    __slots__ = ("is_kept", "settled")
 
     def __init__(self) -> None:
-        self.waiting: set[bytes] = set()
         self.settled: list[bytes] = []  # calls that began here
         self.is_kept = False
 
@@ -98,6 +71,9 @@ class SlotFollower:
         self._is_caught_up = False
         self._is_changed = False
         self.ready: deque[Tracked] = deque()  # ended or crashed, to be delivered
+        self.news: dict[bytes, Tracked] = {}  # sockets of which there is something to deliver
+        for key in carried_keys(path):
+            self._load_carried(key)
 
     @property
     def path(self) -> Path:
@@ -129,10 +105,10 @@ class SlotFollower:
                 self._settled.quarantined += len(found)
             case State.LOST:
                 self._settled.lost[loss] += len(found)
-        for call in found:
-            self._release(call)
         self._note_place()
         self._journal.append(state, (call.key for call in found))
+        for call in found:
+            self._release(call)
         self._delete_segments()
 
     def flush(self) -> None:
@@ -190,6 +166,7 @@ class SlotFollower:
             self._segments[number] = _Segment()
         self._number, self._offset, self._damage_end = number, 0, -1
         self._delete_segments()
+        self._carry_over()
         return True
 
     def _pass_over(self) -> None:
@@ -221,12 +198,19 @@ class SlotFollower:
             self._note_damage(item.offset, item.end)
         match header.kind:
             case Kind.BOOT:
-                self._crashed(list(self._open.values()))
-                self._note_sequence(header.number)
+                self._booted(header.number)
             case Kind.START if item.is_good:
                 self._begun(item)
             case Kind.REQUEST | Kind.HEAD | Kind.RESPONSE | Kind.END:
                 self._continued(item)
+
+    def _booted(self, sequence: int) -> None:
+        """A new incarnation of the writer; what began later was carried and met before this."""
+        for call in self._waiting.values():
+            if call.sequence <= sequence:
+                call.pins.add(self._number)  # whoever reads it again must meet this BOOT too
+        self._crashed([call for call in self._open.values() if call.sequence <= sequence])
+        self._note_sequence(sequence)
 
     def _begun(self, item: Found) -> None:
         key, sequence = item.header.key, item.header.number
@@ -235,12 +219,16 @@ class SlotFollower:
         self._settled.sequence = max(self._settled.sequence, sequence)
         if key in self._journal.acknowledged:
             here.settled.append(key)
-        elif key not in self._waiting:
+        elif (call := self._waiting.get(key)) is not None:
+            call.first_segment = self._number  # it was carried from here
+        else:
             if sequence <= self._last_sequence and self._is_new(item.offset):
                 self._settled.found += 1
-            call = self._waiting[key] = self._open[key] = Tracked(key, sequence)
+            call = self._waiting[key] = self._open[key] = Tracked(key, sequence, self._number)
             call.add(self._number, item)
-            here.waiting.add(key)
+            if begins_socket(item.payload):
+                call.is_socket = True
+                self.news[key] = call
         self._last_sequence = max(self._last_sequence, sequence)
 
     def _continued(self, item: Found) -> None:
@@ -248,14 +236,22 @@ class SlotFollower:
         if call is None:
             return  # settled, or its START cannot be read: then it is counted as damaged
         call.add(self._number, item)
-        self._segments[self._number].waiting.add(call.key)
+        if call.is_socket:
+            self.news[call.key] = call
         if item.header.kind == Kind.END:
-            del self._open[call.key]
-            self.ready.append(call)
+            self._over(call)
 
     def _crashed(self, calls: Iterable[Tracked]) -> None:
         for call in calls:
-            del self._open[call.key]
+            self._over(call)
+
+    def _over(self, call: Tracked) -> None:
+        """The call has ended or crashed."""
+        del self._open[call.key]
+        call.is_over = True
+        if call.is_socket:
+            self.news[call.key] = call
+        else:
             self.ready.append(call)
 
     def _note_sequence(self, sequence: int) -> None:
@@ -292,14 +288,64 @@ class SlotFollower:
         self._settled.oldest_ms = id_ms(oldest) if oldest else 0
         self._is_changed = False
 
+    def _load_carried(self, key: bytes) -> None:
+        """Take up a call that an earlier reader has carried."""
+        call = Tracked(key, 0, 0)
+        with contextlib.suppress(OSError):
+            for item in carried(self._path, key):
+                if item.header.kind == Kind.START:
+                    call.sequence = item.header.number
+                    call.is_socket = begins_socket(item.payload)
+                elif not call.sequence:
+                    self._settled.lost[Loss.DAMAGED] += 1
+                    self._is_changed = True
+                    break
+                call.meet(item)
+                call.carried_bytes = item.end
+        if call.carried_bytes and key not in self._journal.acknowledged:
+            self._waiting[key] = self._open[key] = call
+            if call.is_socket:
+                self.news[key] = call
+        else:
+            self._drop_carried(key)
+
+    def _carry_over(self) -> None:
+        """Let the segments go that are held only by calls which stay open long."""
+        behind = [
+            call
+            for call in self._open.values()
+            if call.positions and self._number - (call.positions[0] >> 32) >= CARRY_SEGMENTS
+        ]
+        for call in behind:
+            try:
+                copied = segment_records(self._path, call)
+                call.carry(carry(self._path, call.key, call.carried_bytes, copied))
+            except OSError:
+                continue  # no room: the segments stay a little longer
+        if behind:
+            # The sequences in those segments must not look like a gap to the next reader.
+            self._note_place()
+            self._journal.flush()
+
+    def _drop_carried(self, key: bytes) -> None:
+        with contextlib.suppress(OSError):  # where it stays, the call is met again and is known
+            carried_path(self._path, key).unlink(missing_ok=True)
+
     def _release(self, call: Tracked) -> None:
-        for number in call.segments():
-            self._segments[number].waiting.discard(call.key)
-        self._segments[call.first_segment].settled.append(call.key)
+        if call.carried_bytes:
+            self._journal.secure()
+            self._drop_carried(call.key)
+        if call.first_segment in self._segments:
+            self._segments[call.first_segment].settled.append(call.key)
+        else:
+            self._journal.forget([call.key])
 
     def _delete_segments(self) -> None:
+        if not any(number < self._number for number in self._segments):
+            return
+        pinned = set[int]().union(*(call.pins for call in self._waiting.values()))
         for number, segment in list(self._segments.items()):
-            if number >= self._number or segment.waiting or segment.is_kept:
+            if number >= self._number or segment.is_kept or number in pinned:
                 continue
             self._journal.secure()
             try:

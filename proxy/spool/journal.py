@@ -86,12 +86,11 @@ class Journal:
         self.acknowledged.intersection_update(keys)
 
     def secure(self) -> None:
-        """Before segments are deleted that it speaks of: make it survive a power cut.
+        """Before something is deleted that it speaks of: make it survive a power cut.
 
         On a full disk only deleting makes room for the journal, so then the page has to do.
         """
-        if self._owed:
-            self._write_page()
+        self._write_page()
         with contextlib.suppress(OSError):
             os.fdatasync(self._fd)
 

@@ -6,15 +6,17 @@ import io
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from proxy.exchange import AnswerHead, End, Exchange, Piece, Start
-from proxy.spool.follower import Tracked
+from proxy.spool.carry import carried
 from proxy.spool.segment import HEADER_BYTES, Header, Kind, header_at
 from proxy.spool.segment_file import open_segment
+from proxy.spool.tracked import Tracked
 
 WINDOW_BYTES = 16 * 1024
-_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 
 
 class _Gathered:
@@ -48,13 +50,13 @@ class _Gathered:
 def load(slot: Path, call: Tracked) -> tuple[Exchange | None, bool]:
     """The exchange (None: its START cannot be read) and whether records of it are missing."""
     parts = _Gathered()
-    for record in _records(slot, call):
+    for record in chain(_carried_records(slot, call), segment_records(slot, call)):
         try:
             if record is None:
                 parts.is_damaged = True
             else:
                 parts.add(*record)
-        except _UNREADABLE:
+        except UNREADABLE:
             parts.is_damaged = True
     if parts.start is None:
         return None, True
@@ -64,11 +66,13 @@ def load(slot: Path, call: Tracked) -> tuple[Exchange | None, bool]:
     return exchange, parts.is_damaged or call.is_damaged
 
 
-def _records(slot: Path, call: Tracked) -> Iterator[tuple[Header, bytes] | None]:
-    """Each record in order; None for one that cannot be read any more."""
+def segment_records(
+    slot: Path, call: Tracked, first: int = 0
+) -> Iterator[tuple[Header, bytes] | None]:
+    """Each record that was not carried, in order; None for one that cannot be read any more."""
     opened: dict[int, _Window | None] = {}
     with ExitStack() as stack:
-        for position in call.positions:
+        for position in call.positions[first:]:
             number, offset = position >> 32, position & 0xFFFFFFFF
             if number not in opened:
                 try:
@@ -77,6 +81,16 @@ def _records(slot: Path, call: Tracked) -> Iterator[tuple[Header, bytes] | None]
                     opened[number] = None
             window = opened[number]
             yield window.record(offset, call.key) if window else None
+
+
+def _carried_records(slot: Path, call: Tracked) -> Iterator[tuple[Header, bytes] | None]:
+    if not call.carried_bytes:
+        return
+    try:
+        for item in carried(slot, call.key):
+            yield item.header, bytes(item.payload)
+    except OSError:
+        yield None
 
 
 class _Window:

@@ -16,10 +16,12 @@ from typing import Literal
 from proxy.errors import SpoolUnusable
 from proxy.exchange import Exchange
 from proxy.spool import slot
-from proxy.spool.follower import SlotFollower, Tracked
+from proxy.spool.follower import SlotFollower
 from proxy.spool.journal import State
 from proxy.spool.load import load
+from proxy.spool.sockets import SocketDelivery, next_part
 from proxy.spool.totals import Loss
+from proxy.spool.tracked import Tracked
 
 Settlement = Literal["stored", "quarantined", "lost"]
 _STATES = {"stored": State.STORED, "quarantined": State.QUARANTINED, "lost": State.LOST}
@@ -67,7 +69,26 @@ class SpoolReader:
                     return found
         return found
 
-    def acknowledge(self, deliveries: Iterable[Delivery], state: Settlement = "stored") -> None:
+    def read_sockets(self, max_parts: int) -> list[SocketDelivery]:
+        """What has come of open sockets since the last time, as far as `read` has met it.
+
+        A part is never given again to this reader. Only the last one is acknowledged.
+        """
+        found: list[SocketDelivery] = []
+        for number, follower in self._followers.items():
+            for call in list(follower.news.values())[: max_parts - len(found)]:
+                part = next_part(follower.path, call)
+                if call.is_delivered:
+                    del follower.news[call.key]
+                if part is not None:
+                    found.append(SocketDelivery(part, call.is_damaged, number, call))
+                elif call.is_over:
+                    follower.settle([call], State.LOST, Loss.DAMAGED)
+        return found
+
+    def acknowledge(
+        self, deliveries: Iterable[Delivery | SocketDelivery], state: Settlement = "stored"
+    ) -> None:
         """These calls are dealt with and never delivered again."""
         by_slot: dict[int, list[Tracked]] = {}
         for delivery in deliveries:

@@ -17,11 +17,15 @@ FILE_BYTES_MAX = 2**30  # no writer makes larger ones; what lies behind is not l
 
 def open_segment(slot: Path, number: int) -> io.FileIO:
     """The segment, unbuffered. Raises OSError, also where it is a link or no regular file."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    fd = os.open(segment_path(slot, number), flags)
+    return open_regular(segment_path(slot, number))
+
+
+def open_regular(path: Path) -> io.FileIO:
+    """The file, unbuffered, for reading. Raises OSError, also where it is no regular file."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(f"segment {number} is no regular file")
+        raise OSError(f"{path.name} is no regular file")
     return io.FileIO(fd)
 
 

@@ -6,6 +6,7 @@
         lock                   held (flock) by the slot's writer for as long as it lives
         captured               page: what the writer counts
         00000001.seg …         segments; the last one is never deleted
+        0192….call               what was carried of a call that is open for long (`carry`)
         acks                   journal: what the recorder has dealt with
         settled                page: what the recorder counts
 

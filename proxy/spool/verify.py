@@ -6,11 +6,13 @@ the two may differ by what happened meanwhile; at rest a difference is a defect.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from proxy.spool import slot
+from proxy.spool.carry import carried, carried_keys
 from proxy.spool.journal import acknowledged, last_settled
 from proxy.spool.page import read_page
 from proxy.spool.segment import VERSION, Found, Kind
@@ -73,6 +75,11 @@ def _verify_slot(path: Path, number: int) -> SlotCheck:
     count = _Count(sequence=last_settled(path).sequence)
     settled = acknowledged(path)
     numbers = slot.segments(path)
+    for key in carried_keys(path):
+        with contextlib.suppress(OSError):
+            kinds = {item.header.kind for item in carried(path, key)}
+            if Kind.START in kinds and key not in settled:
+                count.waiting.add(key)
     for each in numbers:
         _look(path, each, count, settled, is_last=each == numbers[-1])
     count.reach(captured.sequence)

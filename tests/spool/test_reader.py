@@ -413,7 +413,10 @@ def test_a_part_that_cannot_be_understood_marks_the_call(tmp_path: Path, kind: K
     assert (delivery.exchange.head, delivery.exchange.end) == (None, None)
 
 
-def test_a_segment_that_vanishes_under_the_reader_is_survived(tmp_path: Path) -> None:
+def test_a_segment_that_vanishes_under_the_reader_is_survived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.spool.follower.CARRY_SEGMENTS", 100)
     writer = a_writer(tmp_path, segment_bytes=700)
     start = a_start()
     writer.start(start)
