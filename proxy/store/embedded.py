@@ -42,6 +42,8 @@ STOP_S = 20.0
 POLL_S = 0.01
 SOCKET_PATH_MAX = 100  # sun_path holds 104 bytes on macOS, 108 on Linux, with the final NUL
 LOG_BYTES_MAX = 1024 * 1024  # checked at each start; the server says next to nothing
+# Not PG*, which is meant for other servers, and none of the keys that may stand in ours.
+_ENVIRONMENT = {"PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"}
 _STAYS_INSIDE = 16  # the first major version that does not resolve its own path by chdir
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _Account = tuple[int, int]  # user and group
@@ -238,8 +240,8 @@ def _give(directory: Path, account: _Account) -> None:
 
 
 def _as_account(directory: Path, account: _Account | None) -> dict[str, Any]:
-    """Arguments of subprocess: in this directory, as that user, with a clean environment."""
-    environ = {name: text for name, text in os.environ.items() if not name.startswith("PG")}
+    """Arguments of subprocess: in this directory, as that user, without our secrets."""
+    environ = {name: text for name, text in os.environ.items() if name in _ENVIRONMENT}
     arguments: dict[str, Any] = {
         "cwd": directory,
         "env": environ | {"LC_ALL": "C"},

@@ -306,12 +306,17 @@ def test_a_directory_with_odd_characters_works(made, tmp_path):
         server.stop()
 
 
-def test_variables_meant_for_other_servers_are_not_heeded(server, monkeypatch):
+def test_the_environment_is_neither_heeded_nor_handed_on(server, monkeypatch):
     for name, value in {"PGPORT": "1", "PGDATA": "/nowhere", "PGOPTIONS": "-c bad=1"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SOME_API_KEY", "canary")
     found = server.start()
     monkeypatch.undo()
     assert query(found, "SHOW port") == "5432"
+    environ = Path(f"/proc/{server.pid}/environ")
+    if environ.exists():
+        assert b"PATH=" in environ.read_bytes()
+        assert b"canary" not in environ.read_bytes()
 
 
 def test_the_log_quotes_no_values_and_stays_small(server, data_dir):
