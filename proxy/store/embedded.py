@@ -141,6 +141,7 @@ class EmbeddedServer:
         """End the server and give up ownership. Another owner's server is left alone."""
         if self._lock is not None:
             self._end()
+            _unlink_socket(self._cluster)
             self._lock.close()
             self._lock = None
 
@@ -341,6 +342,13 @@ def _link_socket(cluster: Path) -> None:
     link = _socket_dir(cluster)
     if link != cluster and not link.is_symlink():
         link.symlink_to(cluster)
+
+
+def _unlink_socket(cluster: Path) -> None:
+    with contextlib.suppress(StoreMisconfigured):  # not our link: not ours to remove
+        link = _socket_dir(cluster)
+        if link != cluster:
+            link.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

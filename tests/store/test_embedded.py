@@ -281,10 +281,10 @@ def test_a_long_path_gets_a_short_socket(made, tmp_path):
     try:
         assert len(str(link)) < 60
         assert query(found) == 1
+        assert server.restart() == found
+        assert query(found) == 1
         server.stop()
-        assert server.start() == found
-        server.stop()
-        link.unlink()
+        assert not os.path.lexists(link)
         link.mkdir()
         with pytest.raises(StoreMisconfigured, match="is in the way"):
             dsn(deep)
