@@ -63,6 +63,8 @@ class Supervisor:
         self._is_stopping = False
         self._lifeline, self._lifeline_kept = os.pipe()
         self._server = None if config.dsn else EmbeddedServer(config.data_dir)
+        self._database_due_at = 0.0
+        self._database_fault = ""
         self._children: list[_Child] = []
 
     def run(self) -> None:
@@ -104,14 +106,19 @@ class Supervisor:
             time.sleep(POLL_S)
 
     def _keep_database(self) -> None:
-        server = self._server
-        if server is None or server.is_running:
+        """Have the database run. Calls wait in the spool meanwhile, so it is tried for ever."""
+        server, now = self._server, time.monotonic()
+        if server is None or now < self._database_due_at or server.is_running:
             return
         try:
             server.start()
         except ProxyError as error:
-            event("embedded database does not start", logging.ERROR, reason=str(error))
-            self._server = None  # calls wait in the spool; the operator acts and restarts
+            if str(error) != self._database_fault:
+                event("embedded database does not start", logging.ERROR, reason=str(error))
+            self._database_fault = str(error)
+            self._database_due_at = now + RESTART_MAX_S
+        else:
+            self._database_fault = ""
 
     def _start(self, child: _Child) -> None:
         fds = [self._lifeline]
