@@ -75,7 +75,7 @@ class Facts:
     session: str | None = None  # as the call itself says
     turn: str | None = None
     agent: str | None = None  # a sub-agent's id, as the call itself says
-    client: str | None = None
+    setting: str | None = None  # program, instructions, tools: tell histories apart
     side: str | None = None  # told by its own shape: title, router, compaction
     has_tools: bool = False
     is_partial: bool = False  # the wire held only what is new

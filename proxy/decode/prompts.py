@@ -2,7 +2,7 @@
 
 Instructions become `system_prompt`, the other messages stay as they are, the rest of the body is
 `request_params`. Nothing is judged here: whether a user's text was typed or put in by the client
-is told by the shape of the message alone; known texts are filtered by whoever knows them.
+is told by the shape of the message and by the known texts of `proxy/injected.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import takewhile
 
 from proxy.call import Json
 from proxy.decode.jsonvalue import at, elements, members, string, word
+from proxy.injected import typed
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SESSION_KEYS = ("session_id", "conversation_id", "thread_id", "langfuse_session_id")
@@ -49,16 +50,22 @@ def split_system(messages: Sequence[Json]) -> tuple[str, tuple[Json, ...]]:
 def last_user_text(
     messages: Sequence[Json], texts_of: Callable[[dict[str, Json]], list[str] | None]
 ) -> str | None:
-    """The text of the last message a person wrote.
+    """The text of the last message a person wrote, without what the client put in.
 
     `texts_of` gives the texts of one message, none at all for a person's message without words (a
-    picture), and None for a message that is no person's.
+    picture), and None for a message that is no person's. A message that the client alone wrote is
+    passed over; where there is no other, its text is better than none.
     """
+    put_in: str | None = None
     for message in reversed(messages):
         texts = texts_of(members(message))
-        if texts is not None:
-            return joined(texts) or None
-    return None
+        if texts is None:
+            continue
+        words = joined(typed(text) for text in texts)
+        if words or not texts:
+            return words or None
+        put_in = put_in or joined(texts)
+    return put_in
 
 
 def without(body: dict[str, Json], *names: str) -> dict[str, Json]:

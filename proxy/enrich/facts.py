@@ -86,6 +86,7 @@ def link_of(record: TelemetryRecord, digests: Digests) -> Link:
 
 def _said_of_itself(record: TelemetryRecord, digests: Digests) -> dict[str, Any]:
     capture = record.capture or {}
+    names = sorted(_tool_names(record.request_params or {}))
     hints = capture.get("hints")
     said = hints if isinstance(hints, dict) else {}
     cap = (record.labels or {}).get("round-cap")
@@ -97,12 +98,20 @@ def _said_of_itself(record: TelemetryRecord, digests: Digests) -> dict[str, Any]
         "session": _text(record.session_id),
         "turn": _text(capture.get("turn_label")),
         "agent": _text(said.get("agent_id")),
-        "client": _text(record.client),
+        "setting": digests.of("setting", record.client or "", plain(record.system_prompt), *names),
         "round_cap": int(cap) if isinstance(cap, str) and cap.isdigit() and len(cap) < 7 else None,
         "is_partial": capture.get("context") == "partial",
         "previous": digests.of("response", previous) if isinstance(previous, str) else None,
         "response": digests.of("response", response) if isinstance(response, str) else None,
     }
+
+
+def _tool_names(params: dict[str, Json]) -> Iterator[str]:
+    tools = params.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        if isinstance(tool, dict):
+            inner = tool.get("function")
+            yield str(inner.get("name") if isinstance(inner, dict) else tool.get("name"))
 
 
 def _asked(record: TelemetryRecord, parts: Sequence[Part]) -> dict[str, Any]:

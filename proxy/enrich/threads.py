@@ -20,8 +20,10 @@ from uuid import UUID
 from proxy.turn import End, Facts, Kind, Placement, Turn, turn_id
 
 RETRY_WINDOW = timedelta(minutes=10)  # after a failure, where no label names the session
+FRESH = timedelta(seconds=60)
 ROUTED_WINDOW = timedelta(minutes=10)  # from a side call to the call it was made for
 WANTED_ATOMS, WANTED_TOOLS = 6, 4
+ANEW = "same history answered anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,10 @@ def wanted(call: Facts) -> frozenset[str]:
 def turns_of(calls: Iterable[Facts], judged: Judged) -> list[Turn]:
     """The turns that the calls make up, in order of time."""
     members: dict[UUID, list[Facts]] = defaultdict(list)
+    aside = _superseded(judged.placements)
     for call in sorted(calls, key=lambda call: call.order):
         turn = judged.placements[call.id].turn
-        if turn is not None:
+        if turn is not None and call.id not in aside:
             members[turn].append(call)
     active = {turn: max(call.ended_at for call in found) for turn, found in members.items()}
     for turn, found in reversed(members.items()):  # sub-agents come after their parents
@@ -93,6 +96,22 @@ def turns_of(calls: Iterable[Facts], judged: Judged) -> list[Turn]:
         )
         for turn, found in members.items()
     ]
+
+
+def _superseded(placements: Mapping[UUID, Placement]) -> set[UUID]:
+    """Of two answers to one request within a turn, the one that the agent did not go on with."""
+    gone_on = {where.parent for where in placements.values() if where.kind is Kind.CONTINUES}
+    found: set[UUID] = set()
+    for id, where in placements.items():
+        twin = placements.get(where.parent) if where.parent else None
+        is_anew = where.kind is Kind.FORKS and where.evidence == ANEW
+        if twin is None or not is_anew or twin.turn != where.turn:
+            continue
+        if id not in gone_on:
+            found.add(id)
+        elif where.parent and where.parent not in gone_on:
+            found.add(where.parent)
+    return found
 
 
 @dataclass(slots=True)
@@ -174,11 +193,16 @@ class _Book:
     def _best(self, call: Facts, candidates: Iterable[Facts], ids: frozenset[str]) -> Facts | None:
         fitting = [other for other in candidates if self._may_follow(call, other)]
 
-        def rank(other: Facts) -> tuple[bool, bool, bool, object]:
+        def rank(other: Facts) -> tuple[bool, bool, bool, bool, float, object]:
+            waited = call.created_at - other.ended_at
+            is_fresh = timedelta(0) <= waited <= FRESH
             return (
                 any(tool.id in ids for tool in other.calls),
+                other.setting == call.setting,
                 not self._is_continued(other),
-                other.ended_at <= call.created_at,
+                is_fresh,
+                # Of conversations that are alike, the one whose turn it is; of old ones, the last.
+                waited.total_seconds() if is_fresh else -abs(waited.total_seconds()),
                 other.order,
             )
 
@@ -229,9 +253,7 @@ class _Book:
             turn, number = labelled or call.id, 1
         else:
             turn, number = labelled or at.turn or call.id, at.round or 1
-        return Placement(
-            at.session, call.id, Kind.FORKS, turn, number, twin.id, "same history answered anew"
-        )
+        return Placement(at.session, call.id, Kind.FORKS, turn, number, twin.id, ANEW)
 
     def _placed(
         self,
@@ -336,7 +358,6 @@ class _Book:
             for side in self._routed.get(task, ())
             if side.project == call.project
             and side.session is None
-            and side.client == call.client
             and call.created_at - side.ended_at <= ROUTED_WINDOW
             and (call.side or not self._children.get(side.id))
         ]

@@ -8,10 +8,20 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "proxy"
 STAGES = {"wire", "spool", "decode", "enrich", "store", "views", "admin"}
 SHARED = {"exchange", "call", "turn", "record", "endpoints", "labels", "config", "errors"}
-SHARED |= {"socket_part"}
+SHARED |= {"socket_part", "injected"}
 FOUNDATIONS = SHARED | {"metrics", "log"}
 IMPURE = {"asyncio", "aiohttp", "asyncpg", "os", "pathlib", "time", "logging", "socket"}
-PURE = {"wire/headers", "wire/routes", "exchange", "call", "record", "labels", "endpoints"}
+PURE = {
+    "turn",
+    "injected",
+    "wire/headers",
+    "wire/routes",
+    "exchange",
+    "call",
+    "record",
+    "labels",
+    "endpoints",
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
