@@ -32,8 +32,8 @@ from proxy.spool.load import segment_records
 from proxy.spool.page import read_page
 from proxy.spool.segment import VERSION, Found, Kind
 from proxy.spool.segment_file import open_segment, walk
-from proxy.spool.totals import Captured, Loss, id_ms
 from proxy.spool.sockets import begins_socket
+from proxy.spool.totals import Captured, Loss, id_ms
 from proxy.spool.tracked import Tracked
 
 CARRY_SEGMENTS = 3  # an open call this far behind is copied, so that segments can go
