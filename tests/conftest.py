@@ -12,9 +12,16 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from proxy.store.embedded import NAME, EmbeddedServer
 from proxy.store.migrate import migrate
+
+settings.register_profile("usual", deadline=None)  # no verdict depends on a machine's speed
+settings.register_profile(
+    "fuzz", deadline=None, max_examples=100_000, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("usual")
 
 FAST = {
     "fsync": "off",

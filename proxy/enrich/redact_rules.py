@@ -55,7 +55,9 @@ def passes_mod97(text: str) -> bool:
 
 def is_address(text: str) -> bool:
     """An IPv4 or IPv6 address of a host; `::` and loopback name nobody."""
-    if ":" in text and "::" not in text and text.count(":") != 7:
+    if ":" not in text:  # the pattern has looked at each number
+        return not text.startswith("127.") and text != "0.0.0.0"
+    if "::" not in text and text.count(":") != 7 - text.count(".") // 3:
         return False
     try:
         address = ipaddress.ip_address(text)
@@ -68,6 +70,8 @@ def is_phone(text: str) -> bool:
     """ITU-T E.164 allows 15 digits at most; fewer than 8 is a number of something else."""
     return 8 <= sum(char.isdigit() for char in text) <= 15
 
+
+_IPV4 = r"(?:(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])\.){3}(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
 
 # Passwords of examples, which keep nobody out: replacing them would only spoil documentation.
 _SAMPLE_PASSWORDS = frozenset(
@@ -299,7 +303,9 @@ PII: tuple[Rule, ...] = (
     ),
     Rule(
         "ip",
-        r"\b(?:[0-9]{1,3}\.){3}[0-9]{1,3}\b|\b(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{1,4}\b",
+        # IPv6 begins where nothing that looks like more of one stands before it.
+        rf"\b{_IPV4}\b|(?:^|[^0-9A-Za-z:.]|\\[nrtbf]|[G-Zg-z]:)"
+        rf"((?:[0-9A-Fa-f]{{1,4}}:|::)(?:[0-9A-Fa-f]{{0,4}}:){{0,6}}(?:{_IPV4}|[0-9A-Fa-f]{{1,4}}))\b",
         (),
         is_address,
     ),

@@ -21,6 +21,7 @@ from proxy.errors import ConfigError
 PASSES_MAX = 8  # two are the rule: one that changes something, one that does not
 MARK_CHARS_MAX = len("[REDACTED:]") + 64
 
+_MARK_START = b"[REDACTED:"
 _MARK = re.compile(rb"\[REDACTED:[A-Za-z0-9_.\-]{1,64}\]")
 _RULE_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
@@ -102,26 +103,28 @@ class _Compiled:
     def apply(self, data: bytes) -> tuple[bytes, int]:
         kept: list[bytes] = []
         mark = f"[REDACTED:{self.rule.name}]".encode()
+        has_marks = _MARK_START in data
+        groups = range(1, self.pattern.groups + 1)
         count = end = 0
         for found in self.pattern.finditer(data):
-            first, last = _secret_span(found)
-            if not self._is_secret(data, first, last):
+            first, last = _secret_span(found, groups)
+            if not self._is_secret(data, first, last, has_marks=has_marks):
                 continue
             kept += (data[end:first], mark)
             count, end = count + 1, last
         return (b"".join((*kept, data[end:])), count) if count else (data, 0)
 
-    def _is_secret(self, data: bytes, first: int, last: int) -> bool:
+    def _is_secret(self, data: bytes, first: int, last: int, *, has_marks: bool) -> bool:
         secret = data[first:last]
-        if not secret or _is_within_mark(data, first, last):
+        if not secret or (has_marks and _is_within_mark(data, first, last)):
             return False
         check = self.rule.check
         return check is None or check(secret.decode("utf-8", "replace"))
 
 
-def _secret_span(found: Any) -> tuple[int, int]:
+def _secret_span(found: Any, groups: range) -> tuple[int, int]:
     """The group that took part, else the whole match."""
-    for group in range(1, found.re.groups + 1):
+    for group in groups:
         span: tuple[int, int] = found.span(group)
         if span[0] >= 0:
             return span
