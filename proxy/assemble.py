@@ -8,6 +8,7 @@ record keeps metadata only.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from proxy.call import Json, ModelCall, Usage
@@ -30,7 +31,16 @@ from proxy.turn import Link
 # The names in `capture` that follow from the exchange alone.
 CAPTURED = frozenset(
     {"request_bytes", "response_bytes", "request_sha256", "response_sha256", "request_complete"}
-    | {"truncated", "sanitized", "redactions", "session_source", "turn_label", "hints", "context"}
+    | {
+        "truncated",
+        "sanitized",
+        "redactions",
+        "session_source",
+        "turn_label",
+        "hints",
+        "context",
+        "socket",
+    }
     | {"response_id", "choices", "media", "blobs", "problems", "content"}
 )
 
@@ -62,15 +72,17 @@ class Assembler:
         self._redactor = Redactor(config.redaction)
         self._counter = TokenCounter()
 
-    def assembled(self, exchange: Exchange, *, is_damaged: bool = False) -> Assembled:
-        """The row of one exchange, decoded, counted, priced, redacted, and what lies beside it."""
+    def assembled(self, exchange: Exchange, problems: Sequence[str] = ()) -> Assembled:
+        """The row of one exchange, decoded, counted, priced, redacted, and what lies beside it.
+
+        `problems` are those that were met before the exchange came here.
+        """
         call = decode(exchange, self._config.capture.max_body_bytes)
         identity = identify(exchange.start, call.prompt)
         end = exchange.end or _crashed_end(exchange)
         outcome = _outcome(exchange, end, call)
         counted = self._counted(exchange, call)
-        damage = ["spool: parts of this exchange were damaged"] if is_damaged else []
-        problems = [*call.problems, *counted.problems, *damage]
+        problems = [*call.problems, *counted.problems, *problems]
         record = _row(exchange, call, identity, end, outcome, counted, problems)
         price = cost_usd(
             exchange.start.upstream,
@@ -177,6 +189,7 @@ def _row(
         ttft_ms=None if ttft is None else ttft // 1000,
         provider_request_id=_request_id(exchange),
         client=identity.client,
+        parent_id=start.socket,
         labels=dict(identity.labels) or None,
         capture=_capture(exchange, call, identity, end, problems),
     )
@@ -240,6 +253,8 @@ def _capture(
         found["turn_label"] = identity.turn
     if identity.hints != Hints():
         found["hints"] = {k: v for k, v in asdict(identity.hints).items() if v is not None}
+    if exchange.start.socket is not None:
+        found["socket"] = str(exchange.start.socket)
     if call.prompt.is_partial_context:
         found["context"] = "partial"
     if call.answer.response_id:

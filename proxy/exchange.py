@@ -79,6 +79,7 @@ class Start:
     salt: str = ""  # hex key of the secrets' digests
     secrets: tuple[Secret, ...] = ()
     sequence: int = 0  # position among the calls this spool captured, from 1; set by the spool
+    socket: UUID | None = None  # the WebSocket that the call was cut from
 
     @property
     def started_at(self) -> datetime:
@@ -101,6 +102,7 @@ class Start:
                 "headers": _pairs(raw["headers"]),
                 "labels": Labels(**labels),
                 "secrets": tuple(Secret(**secret) for secret in raw["secrets"]),
+                "socket": UUID(raw["socket"]) if raw.get("socket") else None,
             }
         )
 

@@ -14,6 +14,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from proxy.assemble import Assembled, Assembler
@@ -21,16 +22,29 @@ from proxy.captured import packed
 from proxy.config import Config
 from proxy.enrich.canonical import Digests
 from proxy.errors import StoreMisconfigured, StoreUnavailable
+from proxy.exchange import Exchange
 from proxy.log import event
 from proxy.metrics import RecorderMetrics
 from proxy.record import TelemetryRecord
+from proxy.sockets import OpenSockets
 from proxy.spool.reader import Delivery, SpoolReader
+from proxy.spool.sockets import SocketDelivery
 from proxy.store.postgres import Store
 from proxy.views import lines
 
 BATCH_BYTES_MAX = 32 * 1024 * 1024
 IDLE_S = 0.02  # how often an idle recorder looks for news
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 10.0
+SOCKET_PARTS_MAX = 4  # of a batch: a part may have 8 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call that makes a row: an exchange of its own, or one that was cut from a socket."""
+
+    exchange: Exchange
+    assembled: Assembled
+    source: Delivery | SocketDelivery
 
 
 class Recorder:
@@ -49,6 +63,7 @@ class Recorder:
         self._store = store
         self._metrics = metrics
         self._assembler = Assembler(config, digests)
+        self._sockets = OpenSockets(config.capture.max_body_bytes)
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -65,34 +80,67 @@ class Recorder:
             elif is_last:
                 return
 
-    async def _next_batch(self) -> list[Delivery]:
+    async def _next_batch(self) -> list[Delivery | SocketDelivery]:
         """What has ended, gathered for a short while so that rows are written in batches."""
         settings = self._config.store
         deadline = time.monotonic() + settings.batch_delay_ms / 1000
-        found: list[Delivery] = []
+        found: list[Delivery | SocketDelivery] = []
         while True:
             room = settings.batch_rows - len(found)
             found += self._reader.read(max_exchanges=room, max_bytes=BATCH_BYTES_MAX)
+            parts = sum(isinstance(each, SocketDelivery) for each in found)
+            found += self._reader.read_sockets(SOCKET_PARTS_MAX - parts)
             is_due = time.monotonic() >= deadline or len(found) >= settings.batch_rows
             if is_due or self._stopping.is_set():
                 return found
             await asyncio.sleep(IDLE_S)
 
-    async def _handle(self, batch: Sequence[Delivery]) -> None:
-        due = [d for d in batch if not (d.exchange.end and d.exchange.end.is_recorded_elsewhere)]
-        assembled = await asyncio.to_thread(self._assembled, due)
-        for each in assembled:
-            self._announce(each.record)
-        rejected = await self._stored(assembled)
-        refused = [d for d in due if d.exchange.start.id in rejected]
-        for delivery in refused:
-            await self._set_aside(delivery, rejected[delivery.exchange.start.id])
-        self._reader.acknowledge([d for d in batch if d not in refused])
-        if refused:
-            self._reader.acknowledge(refused, state="quarantined")
+    async def _handle(self, batch: Sequence[Delivery | SocketDelivery]) -> None:
+        calls = await asyncio.to_thread(self._calls, batch)
+        for call in calls:
+            self._announce(call.assembled.record)
+        rejected = await self._stored([call.assembled for call in calls])
+        refused = [call for call in calls if call.exchange.start.id in rejected]
+        for call in refused:
+            await self._set_aside(call.exchange, rejected[call.exchange.start.id])
+        self._acknowledge(batch, [call.source for call in refused])
 
-    def _assembled(self, batch: Sequence[Delivery]) -> list[Assembled]:
-        return [self._assembler.assembled(d.exchange, is_damaged=d.is_damaged) for d in batch]
+    def _calls(self, batch: Sequence[Delivery | SocketDelivery]) -> list[_Call]:
+        return [call for delivery in batch for call in self._calls_of(delivery)]
+
+    def _calls_of(self, delivery: Delivery | SocketDelivery) -> list[_Call]:
+        """The calls that ended with this delivery."""
+        if isinstance(delivery, SocketDelivery):
+            return [
+                _Call(cut.exchange, self._assembler.assembled(cut.exchange, cut.problems), delivery)
+                for cut in self._sockets.calls(delivery)
+            ]
+        exchange = delivery.exchange
+        if exchange.end and exchange.end.is_recorded_elsewhere:
+            return []
+        damage = ("spool: parts of this exchange were damaged",) if delivery.is_damaged else ()
+        return [_Call(exchange, self._assembler.assembled(exchange, damage), delivery)]
+
+    def _acknowledge(
+        self,
+        batch: Sequence[Delivery | SocketDelivery],
+        refused: Sequence[Delivery | SocketDelivery],
+    ) -> None:
+        """Give back what is dealt with: each call, and each socket with its last part."""
+        for source in refused:
+            if isinstance(source, SocketDelivery):
+                self._sockets.refuse(source.part.start.id)
+        taken: list[Delivery | SocketDelivery] = []
+        set_aside: list[Delivery | SocketDelivery] = []
+        for delivery in batch:
+            if isinstance(delivery, Delivery):
+                (set_aside if delivery in refused else taken).append(delivery)
+            elif delivery.part.is_last:
+                is_whole = self._sockets.close(delivery.part.start.id)
+                (taken if is_whole else set_aside).append(delivery)
+        self._reader.acknowledge(taken)
+        if set_aside:
+            self._reader.acknowledge(set_aside, state="quarantined")
 
     def _announce(self, record: TelemetryRecord) -> None:
         self._metrics.observe(record)
@@ -149,10 +197,10 @@ class Recorder:
             await asyncio.wait_for(self._stopping.wait(), seconds * random.uniform(0.8, 1.2))
             raise asyncio.CancelledError
 
-    async def _set_aside(self, delivery: Delivery, sqlstate: str) -> None:
+    async def _set_aside(self, exchange: Exchange, sqlstate: str) -> None:
         self._metrics.rows_rejected.inc()
-        start = delivery.exchange.start
+        start = exchange.start
         event("row refused", logging.ERROR, id=str(start.id), sqlstate=sqlstate)
         if self._config.capture.raw != "off" and start.content == "full":
-            raw = packed(delivery.exchange)
+            raw = packed(exchange)
             await self._store.quarantine(start.id, start.started_at, f"sqlstate {sqlstate}", raw)

@@ -180,6 +180,7 @@ class Cutter:
             id=uuid5(self._start.id, str(call.number)),
             at_ns=self._start.at_ns + call.at_us * 1000,
             endpoint=self.endpoint,
+            socket=self._start.id,
         )
         headers = tuple(self._head.headers) if self._head else ()
         if call.failed_status:

@@ -1,0 +1,106 @@
+"""Gateway, spool and recorder in this process, before a real database.
+
+For what the whole program would show too, but where a test wants to stop the recorder at a certain
+place, or to have the gateway die without the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from proxy.config import Config
+from proxy.enrich.canonical import Digests
+from proxy.metrics import RecorderMetrics
+from proxy.recorder import Recorder
+from proxy.spool.reader import SpoolReader
+from proxy.spool.totals import Totals, read_totals, summed
+from proxy.spool.writer import SpoolWriter
+from proxy.store.postgres import Store
+from proxy.wire.server import Gateway
+from tests.e2e.stack import until
+from tests.wire.gateways import running
+
+
+class Pipeline:
+    """What is between an agent and the table."""
+
+    def __init__(self, config: Config, dsn: str) -> None:
+        self.config = config
+        self.store = Store(dsn)
+        self.gateway: Gateway | None = None
+
+    @property
+    def address(self) -> str:
+        assert self.gateway is not None
+        host, port = self.gateway.addresses[0][:2]
+        return f"http://{host}:{port}"
+
+    @property
+    def responses_url(self) -> str:
+        """Where the agent opens a WebSocket of Responses."""
+        return f"ws{self.address.removeprefix('http')}/openai/v1/responses"
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[SpoolWriter]:
+        """The gateway, on a writer of its own."""
+        writer = SpoolWriter(self.config.spool_dir, max_bytes=2**30, sync_s=0.001)
+        try:
+            async with running(self.config, writer) as gateway:
+                self.gateway = gateway
+                yield writer
+        finally:
+            writer.close()
+
+    @asynccontextmanager
+    async def recording(self) -> AsyncIterator[None]:
+        """A recorder. Left, it stops where it is, as one that is killed."""
+        reader = SpoolReader(self.config.spool_dir)
+        recorder = Recorder(self.config, reader, self.store, RecorderMetrics(), Digests(b"key"))
+        work = asyncio.create_task(recorder.run())
+        try:
+            yield
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            reader.close()
+
+    async def rows(self) -> list[dict[str, Any]]:
+        return await self.store.fetch("SELECT * FROM agent_telemetry ORDER BY created_at, id")
+
+    async def until_rows(self, count: int) -> list[dict[str, Any]]:
+        async def stored() -> bool:
+            return len(await self.rows()) >= count
+
+        await until(stored, f"{count} rows are stored")
+        return await self.rows()
+
+    def sums(self) -> Totals:
+        return summed(read_totals(self.config.spool_dir))
+
+    async def until_settled(self) -> None:
+        async def settled() -> bool:
+            return self.sums().waiting == 0
+
+        await until(settled, "nothing waits in the spool")
+
+
+@asynccontextmanager
+async def pipeline(
+    directory: Path, dsn: str, upstream: str, **sections: Any
+) -> AsyncIterator[Pipeline]:
+    config = Config(
+        data_dir=directory,
+        gateway={"listen": "127.0.0.1:0", "drain_timeout_s": 0},
+        upstreams={"openai": {"url": upstream}},
+        store={"batch_delay_ms": 1},
+        **sections,
+    )
+    found = Pipeline(config, dsn)
+    try:
+        yield found
+    finally:
+        await found.store.close()
