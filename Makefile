@@ -4,13 +4,17 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: run test check coverage bench clean
+.PHONY: run test fuzz check coverage bench clean
 
 run: $(VENV)/.installed
 	@$(BIN)/agent-telemetry serve $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+# A hundred thousand examples of each property, about a quarter of an hour.
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile=fuzz tests/pipeline/test_properties.py $(ARGS)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

@@ -4,7 +4,8 @@
 
 Hides the usage of each recorded call, estimates it, and prints a Markdown table per provider and
 endpoint: median and 95th percentile of the absolute error. `text` rows leave out calls with images,
-files, hidden reasoning, tools that the provider runs and context that is not on the wire.
+files, hidden reasoning, tools that the provider runs and context that is not on the wire. A second
+table checks the constants against calls they were not fitted to.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from proxy.endpoints import classify
 from proxy.enrich.tokens import TokenCounter
 from proxy.exchange import AnswerHead, End, Exchange, Outcome, Piece, Start
 
+GROUP_MIN = 10  # calls; fewer have no 95th percentile to speak of
+HALF_MIN = 15  # calls; fewer say nothing about a scale
 NOT_TEXT = ("image", "file", "audio", "document", "inlineData", "inline_data", "fileData", "video")
 
 
@@ -59,7 +62,8 @@ def _sample(record: dict, counter: TokenCounter) -> Sample | None:
     path = urlsplit(request["path"]).path
     endpoint = classify(request["method"], path)
     is_stand_in = record.get("authenticity") == "response_only"
-    if endpoint is None or response["status"] != 200 or is_stand_in:
+    is_answered = request["method"] == "POST" and response["status"] == 200
+    if endpoint is None or not is_answered or is_stand_in:
         return None
     call = decode(_exchange(record, endpoint.dialect, endpoint.name))
     usage = call.answer.usage
@@ -120,9 +124,49 @@ def _table(found: list[Sample]) -> Iterator[str]:
             kind = "text and tools" if sample.has_tools else "text"
             groups.setdefault(f"{name}, {kind}", []).append(sample)
     for name, members in sorted(groups.items()):
-        prompts = _errors([(s.prompt, s.usage.prompt_tokens) for s in members])
-        completions = _errors([(s.completion, s.usage.completion_tokens) for s in members])
+        if len(members) < GROUP_MIN:
+            continue
+        prompts = _errors([_prompt(sample) for sample in members])
+        completions = _errors([_completion(sample) for sample in members])
         yield f"| {name} | {len(members)} | {prompts} | {completions} |"
+
+
+def _held_out(found: list[Sample]) -> Iterator[str]:
+    """Whether the constants fit calls they were not fitted to.
+
+    Calls are halved by their id. The first half says by which factor its estimates would have to be
+    scaled; the second half shows the error as it is, and with that factor.
+    """
+    yield "| calls of | number | scale: prompt | completion | prompt: as is | scaled | completion: as is | scaled |"  # noqa: E501 - one row of a table
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
+    groups: dict[str, list[Sample]] = {}
+    for sample in found:
+        if sample.is_plain:
+            groups.setdefault(f"{sample.provider} {sample.endpoint}", []).append(sample)
+    for name, members in sorted(groups.items()):
+        halves = [[s for s in members if int(s.id[-1], 16) % 2 == half] for half in (0, 1)]
+        if min(map(len, halves)) >= HALF_MIN:
+            yield f"| {name} | {len(halves[1])} | {_scaled(*halves)} |"
+
+
+def _scaled(fitted: list[Sample], held_out: list[Sample]) -> str:
+    scales, errors = [], []
+    for counts in (_prompt, _completion):
+        ratios = [told / estimated for estimated, told in map(counts, fitted) if estimated and told]
+        scale = median(ratios) if ratios else 1.0
+        scales.append(f"{scale:.3f}")
+        for factor in (1.0, scale):
+            pairs = [(round(estimated * factor), told) for estimated, told in map(counts, held_out)]
+            errors.append(_errors(pairs).partition(" ")[0])
+    return " | ".join((*scales, *errors))
+
+
+def _prompt(sample: Sample) -> tuple[int, int | None]:
+    return sample.prompt, sample.usage.prompt_tokens
+
+
+def _completion(sample: Sample) -> tuple[int, int | None]:
+    return sample.completion, sample.usage.completion_tokens
 
 
 def _errors(pairs: list[tuple[int, int | None]]) -> str:
@@ -135,4 +179,5 @@ def _errors(pairs: list[tuple[int, int | None]]) -> str:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python bench/token_accuracy.py CORPUS_DIR")
-    print("\n".join(_table(list(samples(Path(sys.argv[1]))))))
+    measured = list(samples(Path(sys.argv[1])))
+    print("\n".join([*_table(measured), "", *_held_out(measured)]))
