@@ -198,8 +198,8 @@ def _row(
 def _outcome(exchange: Exchange, end: End, call: ModelCall) -> Outcome:
     """How the call ended, from what the wire saw and what the answer says.
 
-    An agent that closed, or a gateway that died, after the dialect's terminal event had been
-    delivered saw a complete answer; so did an agent that closed with all output items it needed.
+    Whatever broke after the dialect's terminal event had been delivered, the agent saw a complete
+    answer; so did an agent that closed with all output items it needed.
     """
     status = exchange.head.status if exchange.head else None
     if status is None:
@@ -207,13 +207,16 @@ def _outcome(exchange: Exchange, end: End, call: ModelCall) -> Outcome:
     answer, ended = call.answer, end.outcome
     if ended is Outcome.CLIENT_DISCONNECTED and (answer.is_terminated or answer.has_finished_item):
         ended = Outcome.COMPLETE
-    if ended is Outcome.PROXY_CRASHED and answer.is_terminated:
+    if ended in _BREAKS and answer.is_terminated:
         ended = Outcome.COMPLETE
     if ended is not Outcome.COMPLETE:
         return ended
     if status >= 400:
         return Outcome.UPSTREAM_ERROR
     return Outcome.STREAM_ERROR if answer.is_stream_error else Outcome.COMPLETE
+
+
+_BREAKS = (Outcome.PROXY_CRASHED, Outcome.UPSTREAM_RESET, Outcome.UPSTREAM_TIMEOUT)
 
 
 def _crashed_end(exchange: Exchange) -> End:
