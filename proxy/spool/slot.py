@@ -5,6 +5,7 @@
       0/                       0700, one slot per writer; files 0600
         lock                   held (flock) by the slot's writer for as long as it lives
         captured               page: what the writer counts
+        reserve                space that a full disk still has for heads and ends
         00000001.seg …         segments; the last one is never deleted
         0192….call               what was carried of a call that is open for long (`carry`)
         acks                   journal: what the recorder has dealt with
@@ -26,7 +27,7 @@ from pathlib import Path
 
 from proxy.errors import SpoolUnusable
 
-LOCK, CAPTURED, SETTLED, ACKS = "lock", "captured", "settled", "acks"
+LOCK, CAPTURED, SETTLED, ACKS, RESERVE = "lock", "captured", "settled", "acks", "reserve"
 RECORDER_LOCK = "recorder.lock"
 SLOTS_MAX = 1024
 _LOCK_TRIES, _LOCK_PAUSE_S = 5, 0.001
@@ -128,11 +129,13 @@ def segment_path(slot: Path, number: int) -> Path:
 
 
 def disk_bytes(slot: Path) -> int:
-    """What the slot's files take: their lengths, holes left out."""
+    """What the slot's files take: their lengths, holes and the reserve left out."""
     total = 0
     try:
         with os.scandir(slot) as entries:
             for entry in entries:
+                if entry.name == RESERVE:
+                    continue
                 try:
                     status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
+
+BUSY_S = 0.05  # a sync takes about a millisecond
 
 
 class SyncThread:
@@ -30,8 +33,15 @@ class SyncThread:
         self._wake = Event()
         self._closing = Event()
         self.has_failed = False
+        self._syncing_since: float | None = None
         self._thread = Thread(target=self._run, name="spool-sync", daemon=True)
         self._thread.start()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the disk has been at one sync for over 50 ms: appends may hang next."""
+        since = self._syncing_since
+        return since is not None and time.monotonic() - since > BUSY_S
 
     def wake(self) -> None:
         """Something was appended."""
@@ -73,7 +83,9 @@ class SyncThread:
 
     def _sync(self) -> None:
         told = [self._told.popleft() for _ in range(len(self._told))]
+        self._syncing_since = time.monotonic()
         self._sync_all()
+        self._syncing_since = None
         for tell in told:
             with contextlib.suppress(RuntimeError):  # its event loop is closed
                 tell()

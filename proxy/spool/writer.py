@@ -9,8 +9,9 @@ Rules
 - Bodies are kept up to the first byte that could not be: what follows is refused, so that the spool
   holds a beginning, never a hole. `End.request_kept` and `End.response_kept` tell the reader.
 - The last sixteenth of `max_bytes` is for heads and ends: when space runs out bodies go first,
-  then new calls; a call that was begun always gets its end. An END that the disk refuses is
-  written as soon as the disk takes anything again.
+  then new calls; a call that was begun always gets its end. The same where the disk is full before
+  the spool has its size: a reserve is given away for heads and ends (`reserve`). An END that the
+  disk refuses is written as soon as the disk takes anything again.
 - After a short write or an I/O error the segment is left as it is and a new one begun, at most ten
   a second: a disk that fails each time must not be filled with beginnings.
 """
@@ -33,6 +34,7 @@ from proxy.exchange import AnswerHead, End, Start
 from proxy.spool import slot
 from proxy.spool.page import Page, pack
 from proxy.spool.recovery import recovered
+from proxy.spool.reserve import RESERVE_BYTES, Reserve
 from proxy.spool.segment import PAYLOAD_BYTES_MAX, Kind, header_bytes
 from proxy.spool.sync import SyncThread
 from proxy.spool.totals import Loss
@@ -41,7 +43,7 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 SEGMENT_S = 10.0
 SYNC_S = 0.02
 SYNC_WAIT_MAX_S = 2.0  # a disk that hangs must not hold an agent's answer for ever
-RETRY_S = 0.1  # between new segments on a disk that fails
+RETRY_S = 0.1  # between new segments on a disk that fails, and looks whether a full one has room
 SUSPECT_S = 1.0  # age of a segment whose sync failed
 MEASURE_S = 0.1  # how often a full spool is measured again
 OWED_ENDS_MAX = 10_000
@@ -103,6 +105,8 @@ class SpoolWriter:
         self._is_boot_due = True
         self._is_closed = False
         self._used, self._measured_at = 0, 0.0
+        self._reserve = Reserve(self._path / slot.RESERVE, min(RESERVE_BYTES, max_bytes // 64))
+        self._looked_at = -math.inf
         self._measure()
         self._sync = SyncThread(self._path, sync_s)
         self._boot()
@@ -113,8 +117,13 @@ class SpoolWriter:
 
     @property
     def is_full(self) -> bool:
-        """Whether bodies are no longer kept, because the spool has its size."""
-        return not self._has_room(self._bodies_bytes_max)
+        """Whether bodies are no longer kept: the spool has its size, or the disk is full."""
+        return not self._has_room(self._bodies_bytes_max) or self._is_scarce()
+
+    @property
+    def is_disk_busy(self) -> bool:
+        """Whether the disk has been at one sync for longer than it should take."""
+        return self._sync.is_busy
 
     def start(self, start: Start) -> bool:
         """Begin a call. False: it is not captured, and counted as lost."""
@@ -169,6 +178,22 @@ class SpoolWriter:
             self._owed[id.bytes] = (call.next_part, end.at_us, payload)
         return loss is None
 
+    def cut(self, id: UUID, *, is_request: bool) -> None:
+        """Somebody else could not keep the rest of this body."""
+        call = self._open.get(id.bytes)
+        if call is None or (call.is_request_cut if is_request else call.is_response_cut):
+            return
+        self._count_truncated(call.is_request_cut or call.is_response_cut)
+        if is_request:
+            call.is_request_cut = True
+        else:
+            call.is_response_cut = True
+
+    def lose(self, count: int, reason: Loss) -> None:
+        """Somebody else could not keep so many calls."""
+        self._counters.lost[reason] += count
+        self._write_page()
+
     async def synced(self) -> None:
         """Wait until what was appended survives a power cut, or for as long as a call may wait."""
         loop = asyncio.get_running_loop()
@@ -192,6 +217,7 @@ class SpoolWriter:
         self._open.clear()
         self._retire()
         self._sync.close()
+        self._reserve.close()
         self._page.close()
         os.close(self._lock)
 
@@ -205,7 +231,7 @@ class SpoolWriter:
         return self._append(Kind.START, start.id.bytes, payload, number=sequence)
 
     def _append_body(self, kind: Kind, key: bytes, call: _Open, at_us: int, data: bytes) -> bool:
-        if not self._has_room(self._bodies_bytes_max):
+        if not self._has_room(self._bodies_bytes_max) or self._is_scarce():
             return False
         if len(data) <= PAYLOAD_BYTES_MAX:
             pieces: list[bytes | memoryview] = [data]
@@ -223,9 +249,17 @@ class SpoolWriter:
     ) -> Loss | None:
         """Write one record; why not, where it could not be written whole."""
         header = header_bytes(kind, key, payload, part=part, number=number)
-        size = len(header) + len(payload)
         if self._is_boot_due and kind is not Kind.BOOT and (loss := self._boot()):
             return loss
+        loss = self._write(header, payload)
+        if loss is Loss.DISK_FULL and self._reserve.release():
+            self._looked_at, self._failed_at = self._clock(), -math.inf
+            if kind not in (Kind.REQUEST, Kind.RESPONSE):
+                loss = self._write(header, payload)
+        return loss
+
+    def _write(self, header: bytes, payload: bytes | memoryview) -> Loss | None:
+        size = len(header) + len(payload)
         try:
             fd = self._segment_for(size)
             written = os.writev(fd, (header, payload))
@@ -270,6 +304,8 @@ class SpoolWriter:
         self._retire()
         self._fd, self._offset, self._begun_at = fd, 0, now
         self._sync.follow(fd)
+        if not self._reserve.is_spent:
+            self._reserve.hold()
         self._measure()
         return fd
 
@@ -306,6 +342,16 @@ class SpoolWriter:
         if self._used >= limit_bytes and self._clock() >= self._measured_at + MEASURE_S:
             self._measure()
         return self._used < limit_bytes
+
+    def _is_scarce(self) -> bool:
+        """Whether the disk was full and has no room for bodies yet."""
+        if not self._reserve.is_spent:
+            return False
+        now = self._clock()
+        if now < self._looked_at + RETRY_S:
+            return True
+        self._looked_at = now
+        return not self._reserve.hold()
 
     def _measure(self) -> None:
         """Look how large the spool is: other writers fill it, the recorder empties it."""

@@ -15,10 +15,11 @@ from uuid import UUID
 import pytest
 
 from proxy.spool.reader import SpoolReader
-from proxy.spool.writer import SpoolWriter
+from proxy.spool.writer import RETRY_S, SpoolWriter
 
 from .samples import (
     ROOM,
+    Clock,
     a_start,
     a_writer,
     an_end,
@@ -175,9 +176,9 @@ def test_a_file_size_limit_loses_no_call_silently(tmp_path: Path, file_bytes: in
 def test_a_full_disk_is_counted_and_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.writev
+    real, clock = os.writev, Clock()
     with open("/dev/full", "wb", buffering=0) as full:
-        writer = a_writer(tmp_path)
+        writer = a_writer(tmp_path, clock=clock)
         before = write_call(writer)
         open_call = open_call_of(writer)
         with monkeypatch.context() as patch:
@@ -185,6 +186,7 @@ def test_a_full_disk_is_counted_and_left_behind(
             assert not writer.start(a_start())
             assert not writer.response(open_call, 3, b"cut")
             assert not writer.end(open_call, an_end())
+        clock.now += RETRY_S
         after = write_call(writer)
     writer.close()
     found = recorded(tmp_path)

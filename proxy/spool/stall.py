@@ -1,0 +1,198 @@
+"""Stall: keeps a disk that stands still away from the calls.
+
+Appends run in the caller's thread, where they cost microseconds, until one takes over 50 ms or the
+disk has been at one sync for that long. From then on they run in a thread of their own, in order.
+The caller waits for its append a few milliseconds, so that what an agent sees is still on the disk
+first; once the disk is stuck it waits for nothing. When the thread has caught up with a disk that
+is quick again, appends return to the caller.
+
+What waits in memory is bounded in bytes: beyond, new calls are lost (`stalled`) and bodies are cut.
+The ends of calls always wait. A process that is killed while the disk stands still loses what waits
+here; and the one append that meets a sudden stall first cannot be taken back from the kernel.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from threading import Condition, Thread
+from uuid import UUID
+
+from proxy.exchange import AnswerHead, End, Start
+from proxy.spool.totals import Loss
+from proxy.spool.writer import SpoolWriter
+
+STALL_S = 0.05
+GRACE_S = 0.005  # what an append in the thread may hold up its call
+CALM_S = 0.25  # without anything to write after a stall, before appends return to the caller
+WAITING_BYTES_MAX = 64 * 1024 * 1024
+CLOSE_S = 5.0
+_RECORD_BYTES = 256  # what a waiting record takes beside its data
+
+
+class StallGuard:
+    """A `SpoolWriter` that never holds its caller up for longer than one append. Same methods."""
+
+    def __init__(
+        self,
+        writer: SpoolWriter,
+        *,
+        waiting_bytes_max: int = WAITING_BYTES_MAX,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._writer = writer
+        self._waiting_bytes_max = waiting_bytes_max
+        self._clock = clock
+        self.waits_for_disk = writer.waits_for_disk
+        self._changed = Condition()  # guards everything below
+        self._waiting: deque[tuple[Callable[[], object], int]] = deque()
+        self._waiting_bytes = 0
+        self._queued = self._written = 0
+        self._stalled = 0  # calls lost and not yet counted in the page
+        self._worker: Thread | None = None
+        self._is_stuck = False  # the append in the thread takes longer than a call may wait
+        self._missed: dict[UUID, list[int]] = {}  # bytes taken here that the writer then refused
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether appends run in the thread now."""
+        return self._worker is not None
+
+    @property
+    def is_full(self) -> bool:
+        return self._waiting_bytes >= self._waiting_bytes_max if self._worker else self._is_full()
+
+    def start(self, start: Start) -> bool:
+        if self._is_direct():
+            return self._timed(partial(self._writer.start, start))
+        if self._later(partial(self._writer.start, start), _RECORD_BYTES):
+            return True
+        with self._changed:
+            self._stalled += 1
+        return False
+
+    def request(self, id: UUID, at_us: int, data: bytes) -> bool:
+        if self._is_direct():
+            return self._timed(partial(self._writer.request, id, at_us, data))
+        return self._body(0, id, at_us, data)
+
+    def head(self, id: UUID, head: AnswerHead) -> bool:
+        if self._is_direct():
+            return self._timed(partial(self._writer.head, id, head))
+        return self._later(partial(self._writer.head, id, head), 0)
+
+    def response(self, id: UUID, at_us: int, data: bytes) -> bool:
+        if self._is_direct():
+            return self._timed(partial(self._writer.response, id, at_us, data))
+        return self._body(1, id, at_us, data)
+
+    def end(self, id: UUID, end: End) -> bool:
+        if self._is_direct():
+            return self._timed(partial(self._end, id, end))
+        return self._later(partial(self._end, id, end), 0)
+
+    async def synced(self) -> None:
+        """As the writer's; what still waits for the disk here is not waited for longer."""
+        await self._writer.synced()
+
+    def close(self) -> None:
+        """Write what waits, unless the disk stands still for too long, and close the writer."""
+        worker = self._worker
+        if worker is not None:
+            worker.join(CLOSE_S)
+        if self._worker is None:
+            self._count_stalled()
+            self._writer.close()
+
+    def _is_full(self) -> bool:
+        return self._writer.is_full
+
+    def _is_direct(self) -> bool:
+        """Whether the caller may append itself."""
+        return self._worker is None and not self._writer.is_disk_busy
+
+    def _timed(self, append: Callable[[], bool]) -> bool:
+        if self._stalled:
+            self._count_stalled()
+        began = self._clock()
+        is_taken = append()
+        if self._clock() - began > STALL_S:
+            self._begin()
+        return is_taken
+
+    def _body(self, side: int, id: UUID, at_us: int, data: bytes) -> bool:
+        if self._later(partial(self._write_body, side, id, at_us, data), len(data) + _RECORD_BYTES):
+            return True
+        self._later(partial(self._writer.cut, id, is_request=side == 0), 0)
+        return False
+
+    def _later(self, append: Callable[[], object], size: int) -> bool:
+        """Let the thread append; False where what waits has its size. `size` 0: always taken."""
+        with self._changed:
+            if size and self._waiting_bytes + size > self._waiting_bytes_max:
+                return False
+            self._waiting.append((append, size))
+            self._waiting_bytes += size
+            self._queued += 1
+            ticket = self._queued
+            self._begin()
+            self._changed.notify_all()
+            if not self._is_stuck:
+                is_done = self._changed.wait_for(lambda: self._written >= ticket, GRACE_S)
+                self._is_stuck = not is_done
+            return True
+
+    def _begin(self) -> None:
+        if self._worker is None:
+            self._worker = Thread(target=self._work, name="spool-stalled", daemon=True)
+            self._worker.start()
+
+    # In the thread.
+
+    def _work(self) -> None:
+        is_calm = False
+        while (entry := self._next(is_calm)) is not None:
+            append, size = entry
+            began = self._clock()
+            append()
+            if self._stalled:
+                self._count_stalled()
+            is_calm = self._clock() - began <= STALL_S
+            with self._changed:
+                self._waiting_bytes -= size
+                self._written += 1
+                self._is_stuck &= bool(self._waiting)
+                self._changed.notify_all()
+
+    def _next(self, is_calm: bool) -> tuple[Callable[[], object], int] | None:
+        """The next append; None, and the thread's end, once the disk is quick and nothing waits."""
+        with self._changed:
+            while not self._waiting:
+                if is_calm and not self._writer.is_disk_busy:
+                    self._worker = None
+                    return None
+                is_calm = not self._changed.wait(CALM_S)
+            return self._waiting.popleft()
+
+    def _write_body(self, side: int, id: UUID, at_us: int, data: bytes) -> None:
+        write = self._writer.response if side else self._writer.request
+        if not write(id, at_us, data):
+            self._missed.setdefault(id, [0, 0])[side] += len(data)
+
+    def _end(self, id: UUID, end: End) -> bool:
+        request, response = self._missed.pop(id, (0, 0))
+        if request or response:
+            end = replace(
+                end,
+                request_kept=end.request_kept - request,
+                response_kept=end.response_kept - response,
+            )
+        return self._writer.end(id, end)
+
+    def _count_stalled(self) -> None:
+        with self._changed:
+            count, self._stalled = self._stalled, 0
+        self._writer.lose(count, Loss.STALLED)
