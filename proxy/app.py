@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Coroutine
@@ -26,6 +27,7 @@ from proxy.probe import gateway_answers
 from proxy.reading import dsn_of, is_ready
 from proxy.recorder import Recorder
 from proxy.spool.reader import SpoolReader
+from proxy.spool.stall import StallGuard
 from proxy.spool.totals import read_totals, summed
 from proxy.spool.writer import SpoolWriter
 from proxy.store.links import LinkStore
@@ -36,6 +38,7 @@ from proxy.wire.server import Gateway
 T = TypeVar("T")
 
 START_RETRY_MAX_S = 1.0
+LAG_EVERY_S = 0.1
 FLUSH_S = 5.0  # how long a recorder that is asked to stop works on what is in the spool
 
 
@@ -74,21 +77,38 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _gateway(config: Config, sock: socket.socket | None, lifeline: int | None) -> None:
     stop = _stop_event(lifeline)
-    gateway = Gateway(config, _sink(config))
+    _raise_descriptor_limit()
+    sink, metrics = _sink(config), GatewayMetrics.create()
+    gateway = Gateway(config, sink)
     await gateway.start(sock)
-    counting = asyncio.create_task(_count(gateway, GatewayMetrics.create()), name="count")
+    counting = asyncio.create_task(_count(gateway, metrics), name="count")
+    watching = asyncio.create_task(_watch_lag(metrics), name="lag")
     await stop.wait()
-    await gateway.drain()
-    counting.cancel()
+    stop.clear()
+    draining = asyncio.create_task(gateway.drain(), name="drain")
+    hurrying = asyncio.create_task(stop.wait(), name="hurry")  # asked again: no more patience
+    await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (draining, hurrying, counting, watching):
+        task.cancel()
+    await asyncio.gather(draining, hurrying, counting, watching, return_exceptions=True)
     await gateway.close()
+    if sink is not None:
+        sink.close()
 
 
-def _sink(config: Config) -> SpoolWriter | None:
+def _raise_descriptor_limit() -> None:
+    """As many connections as the system allows; shells often set a soft limit of 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _sink(config: Config) -> StallGuard | None:
     """The spool, or None where it cannot be used: calls go on, and that is said loudly."""
     if not config.capture.enabled:
         return None
     try:
-        return SpoolWriter(
+        writer = SpoolWriter(
             config.spool_dir,
             max_bytes=config.spool.max_bytes,
             waits_for_disk=config.spool.sync == "power",
@@ -96,6 +116,7 @@ def _sink(config: Config) -> SpoolWriter | None:
     except SpoolUnusable as error:
         event("nothing is recorded", logging.ERROR, reason=str(error))
         return None
+    return StallGuard(writer)
 
 
 async def _count(gateway: Gateway, metrics: GatewayMetrics) -> None:
@@ -113,6 +134,15 @@ async def _count(gateway: Gateway, metrics: GatewayMetrics) -> None:
             metrics.requests.labels(kind).inc(gained(kind, getattr(stats, kind)))
         metrics.tap_faults.inc(gained("tap_faults", stats.tap_faults))
         await asyncio.sleep(1)
+
+
+async def _watch_lag(metrics: GatewayMetrics) -> None:
+    """Measure how late the event loop gets to what is due: what every call on it waits."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_EVERY_S
+        await asyncio.sleep(LAG_EVERY_S)
+        metrics.loop_lag.observe(max(0.0, loop.time() - due))
 
 
 async def _recorder(config: Config, lifeline: int | None) -> None:
@@ -184,11 +214,17 @@ async def _admin(config: Config, sock: socket.socket, lifeline: int | None) -> N
 
 
 def _stop_event(lifeline: int | None) -> asyncio.Event:
-    """Set by SIGTERM, SIGINT, or the end of the supervisor (its end of a pipe closes)."""
+    """Set by SIGTERM, SIGINT, or the end of the supervisor (its end of a pipe closes).
+
+    Under a supervisor SIGINT is for that alone, though a terminal sends it to all: it knows the
+    order in which to stop.
+    """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    if lifeline is not None:
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    if lifeline is None:
+        loop.add_signal_handler(signal.SIGINT, stop.set)
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
         def ended() -> None:
             loop.remove_reader(lifeline)

@@ -19,6 +19,7 @@ from proxy.record import TelemetryRecord
 
 MODELS_MAX = 100
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+_LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 _TOKENS = tuple(4**n for n in range(1, 12))  # the buckets of the OpenTelemetry GenAI conventions
 
 
@@ -29,6 +30,7 @@ class GatewayMetrics:
     requests: Counter
     connections: Gauge
     tap_faults: Counter
+    loop_lag: Histogram
 
     @classmethod
     def create(cls) -> GatewayMetrics:
@@ -49,6 +51,12 @@ class GatewayMetrics:
             Counter(
                 "agent_telemetry_tap_faults",
                 "Exchanges whose recording stopped because of a fault; the calls went on.",
+                registry=registry,
+            ),
+            Histogram(
+                "agent_telemetry_loop_lag_seconds",
+                "How late the gateway's event loop gets to what is due.",
+                buckets=_LAG_SECONDS,
                 registry=registry,
             ),
         )

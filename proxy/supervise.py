@@ -85,6 +85,11 @@ class Supervisor:
             listener.stop()
 
     def _on_signal(self, number: int, frame: object) -> None:
+        """Stop; asked a second time, have gateways cut what they wait for."""
+        if self._is_stopping:
+            for child in self._children:
+                if child.role == "gateway" and child.process is not None and child.is_running:
+                    child.process.send_signal(signal.SIGTERM)
         self._is_stopping = True
 
     def _roles(self, gateway: socket.socket, admin: socket.socket) -> Iterator[_Child]:
