@@ -60,8 +60,8 @@ def read_answer(events: Iterable[Event], answer: Growing) -> None:
         if error := reported_error(event.value):
             answer.fail(error)
     for choice in answer.choices.values():
-        if choice.audio:
-            answer.show({"audio": _joined(choice.audio)})
+        if (audio := _joined(choice.audio)).get("data"):
+            answer.show({"audio": audio})
     answer.has_finished_item = answer.all_finished()
     answer.is_terminated = answer.is_terminated or answer.has_finished_item
 
