@@ -18,6 +18,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from uuid import UUID
 
 import click
 
@@ -29,6 +30,9 @@ from proxy.since import instant_of
 if TYPE_CHECKING:
     from proxy.store.selection import Selection
 
+REPORT_NAMES = (
+    *("stop-reasons", "early-cut", "tools", "models", "latency", "tokens", "errors", "sessions"),
+)
 PIPE_WIDTH = 200  # of a line where no terminal says its own
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -273,6 +277,76 @@ def tail(config_path: Path | None, lines: int, as_json: bool, follow: bool, **wa
     from proxy.store.selection import Selection
 
     asyncio.run(_print_rows(config, Selection(**wanted), lines, follow=follow, as_json=as_json))
+
+
+@main.command()
+@click.argument("session")
+@with_config
+@click.option("--project", help="Of this project, where several know the session.")
+@click.option("--turn", type=click.UUID, help="Only this turn.")
+@click.option("--full", is_flag=True, help="Do not cut long texts.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per row.")
+def replay(
+    session: str,
+    config_path: Path | None,
+    project: str | None,
+    turn: UUID | None,
+    full: bool,
+    as_json: bool,
+) -> None:
+    """Print a conversation: what was said, thought, called, returned, and how turns ended.
+
+    \b
+    Example:
+      agent-telemetry replay thread-42
+      agent-telemetry replay thread-42 --full | less
+    """
+    config = load(config_path)
+    from proxy.trajectory import conversation
+    from proxy.views import replay as view
+    from proxy.views import row as row_view
+
+    rows = asyncio.run(conversation(config, session, project, turn))
+    if as_json:
+        for row in rows:
+            click.echo(row_view.as_json(row))
+        return
+    width = shutil.get_terminal_size((view.WIDTH, 0)).columns
+    click.echo(view.as_text(rows, width, is_full=full))
+
+
+@main.command()
+@click.argument("name", required=False, type=click.Choice(REPORT_NAMES), metavar="[NAME]")
+@with_config
+@click.option("--since", callback=_since, default="24h", show_default=True, help="24h, 7d, date.")
+@click.option("--project", help="Only this project.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def report(
+    name: str | None,
+    config_path: Path | None,
+    since: datetime,
+    project: str | None,
+    as_json: bool,
+) -> None:
+    """Answer a diagnostic question; without NAME, an overview.
+
+    NAME is one of stop-reasons, early-cut, tools, models, latency, tokens, errors, sessions.
+
+    \b
+    Example:
+      agent-telemetry report stop-reasons --since 7d
+      agent-telemetry report early-cut --project shop
+    """
+    config = load(config_path)
+    from proxy.trajectory import report as read
+    from proxy.views import report as view
+
+    found = asyncio.run(read(config, name, since, project))
+    if as_json:
+        _print_json(found[name] if name else found)
+        return
+    width = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns
+    click.echo("\n\n".join(view.as_text(each, rows, width) for each, rows in found.items()))
 
 
 @main.group()

@@ -96,16 +96,17 @@ class Linker:
         async with self._store.step() as step:
             if step is None:
                 return Changes(is_idle=True)
-            pending = await step.pending(calls_max)
-            due = await step.due(now, CONVERSATIONS_MAX)
-            if not pending and not due:
-                return Changes(is_idle=True)
-            asked = {call.id: Asked(call.created_at, wanted(call), given(call)) for call in pending}
-            named = {call.conversation for call in pending} - {None}
-            known = await step.around(
-                asked.values(), [*due, *(id for id in named if id)], asked.keys()
-            )
-            return await _Judgement(self._config, step, known).write(asked, now)
+            return await self._judge(step, now, calls_max)
+
+    async def _judge(self, step: Step, now: datetime, calls_max: int) -> Changes:
+        pending = await step.pending(calls_max)
+        due = await step.due(now, CONVERSATIONS_MAX)
+        if not pending and not due:
+            return Changes(is_idle=True)
+        asked = {call.id: Asked(call.created_at, wanted(call), given(call)) for call in pending}
+        named = {id for call in pending if (id := call.conversation) is not None}
+        known = await step.around(asked.values(), named.union(due), asked.keys())
+        return await _Judgement(self._config, step, known).write(asked, now)
 
     def _announce(self, changes: Changes) -> None:
         for before, record in changes.turns:

@@ -20,8 +20,8 @@ _BLANKS = re.compile(r"\s+")
 
 def line(row: Mapping[str, Any], width: int = WIDTH, *, with_content: bool = True) -> str:
     """The row as one line of at most `width` characters, without colour."""
-    parts = _turn(row) if row.get("record_type") == "turn_summary" else _call(row)
-    parts += _whose(row)
+    is_turn = row.get("record_type") == "turn_summary"
+    parts = _turn(row) if is_turn else [*_call(row), *_whose(row)]
     if with_content:
         parts += _content(row)
     text = "  ".join(part for part in parts if part)
@@ -79,13 +79,19 @@ def _call(row: Mapping[str, Any]) -> list[str]:
 
 
 def _turn(row: Mapping[str, Any]) -> list[str]:
-    return [
-        _clock(row.get("created_at")),
-        f"turn {one_line(str(row.get('stop_reason')), 40)}",
+    """`turn session=… stop=… rounds=14 tools=13 tokens=210k/4k cache=92% cost=$0.41 3m12s`."""
+    prompt, cached, cost = (row.get(k) for k in ("prompt_tokens", "cached_tokens", "cost_usd"))
+    parts = [
+        f"turn session={one_line(str(row.get('session_id')), 20)}",
+        f"stop={one_line(str(row.get('stop_reason')), 60)}",
         f"rounds={row.get('rounds')} tools={row.get('tool_call_count')}",
-        f"tokens={count(row.get('prompt_tokens'))}/{count(row.get('completion_tokens'))}",
+        f"tokens={count(prompt)}/{count(row.get('completion_tokens'))}",
+        f"cache={100 * cached // prompt}%" if prompt and cached else "",
+        f"cost=${cost:.2f}" if cost is not None else "",
         duration(row.get("duration_ms")),
+        f"project={one_line(str(row['project_id']), 20)}" if row.get("project_id") else "",
     ]
+    return [_clock(row.get("created_at")), " ".join(part for part in parts if part)]
 
 
 def _tools(calls: Any) -> str:

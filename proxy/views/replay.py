@@ -1,0 +1,166 @@
+"""Replay view: one conversation as a person reads it.
+
+Turns in order of time: what the user said, each round's thoughts, words and tool calls, what came
+back, how long it took and what it cost, and how the turn ended and why. Long texts are cut unless
+all is asked for; every line fits the width.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from proxy.log import escaped
+from proxy.views.lines import count, duration
+
+WIDTH = 100  # where no terminal says its own
+LINES_MAX = 8  # of one text, unless all is asked for
+INDENT = 13
+
+Row = Mapping[str, Any]
+
+
+def as_text(rows: Sequence[Row], width: int, *, is_full: bool = False) -> str:
+    """The conversation that these rows (calls, and summaries of turns) make up."""
+    page = _Page(width, None if is_full else LINES_MAX)
+    return "\n".join(page.conversation(rows))
+
+
+class _Page:
+    """How the parts are laid out."""
+
+    def __init__(self, width: int, lines_max: int | None) -> None:
+        self._width = max(40, width)
+        self._lines_max = lines_max
+
+    def conversation(self, rows: Sequence[Row]) -> Iterator[str]:
+        calls = [row for row in rows if row["record_type"] == "llm_call"]
+        summaries = {r["turn_id"]: r for r in rows if r["record_type"] == "turn_summary"}
+        turns = list(dict.fromkeys(call["turn_id"] for call in calls if call["turn_id"]))
+        yield self._head(calls, len(turns))
+        shown: set[Any] = set()
+        for call in calls:
+            turn = call["turn_id"]
+            if turn is None:
+                yield ""
+                yield from self._side(call)
+            elif turn not in shown:
+                shown.add(turn)
+                members = [other for other in calls if other["turn_id"] == turn]
+                yield ""
+                yield from self._turn(turns.index(turn) + 1, members, summaries.get(turn))
+
+    def _head(self, calls: Sequence[Row], turns: int) -> str:
+        first = calls[0] if calls else {}
+        project = f"  project {first['project_id']}" if first.get("project_id") else ""
+        models = ", ".join(dict.fromkeys(str(call["model_used"]) for call in calls))
+        text = (
+            f"session {first.get('session_id')}{project}  {turns} turns, {len(calls)} calls  "
+            f"{first.get('client') or ''}  {models}"
+        )
+        return self._cut(text)
+
+    def _side(self, call: Row) -> Iterator[str]:
+        what = _link(call).get("evidence") or "not placed yet"
+        yield self._cut(f"side call ({what})  {self._measures(call)}")
+        yield from self._part("says", call["response_text"])
+
+    def _turn(self, number: int, calls: Sequence[Row], summary: Row | None) -> Iterator[str]:
+        yield self._cut(f"Turn {number}  {_clock(calls[0]['created_at'])}  {_ending(summary)}")
+        if _link(calls[0]).get("kind") == "sub_agent":
+            yield self._cut(f"  sub-agent of call {calls[0]['parent_id']}")
+        yield from self._part("user", calls[0]["user_message"])
+        for position, call in enumerate(calls):
+            yield self._cut(f"  round {call['round']}{_mark(call)}  {self._measures(call)}")
+            yield from self._part("thinks", call["response_thoughts"])
+            yield from self._part("says", call["response_text"])
+            yield from self._tools(call, _results(calls[position + 1 :], summary))
+            if call["outcome"] != "complete":
+                yield from self._part("failed", call["error"] or call["outcome"])
+
+    def _tools(self, call: Row, results: Mapping[str, Row]) -> Iterator[str]:
+        for tool in call["tool_calls"] or ():
+            yield from self._part("calls", f"{tool.get('name')} {_json(tool.get('arguments'))}")
+            result = results.get(str(tool.get("id")))
+            if result is not None:
+                took = duration(result.get("latency_ms"))
+                mark = "error" if result.get("is_error") else "gets"
+                output = result.get("output")
+                text = "(not kept)" if output is None else str(output)
+                yield from self._part(mark, f"{text}" + (f"  [{took}]" if took != "-" else ""))
+
+    def _measures(self, call: Row) -> str:
+        first = f" (first {duration(call['ttft_ms'])})" if call["ttft_ms"] is not None else ""
+        tokens = f"{count(call['prompt_tokens'])}→{count(call['completion_tokens'])} tok"
+        return f"{_clock(call['created_at'])}  {duration(call['duration_ms'])}{first}  {tokens}"
+
+    def _part(self, name: str, text: Any) -> Iterator[str]:
+        """A text beside its name, wrapped; what is cut says so."""
+        if not text:
+            return
+        lines = self._wrapped(str(text))
+        limit = self._lines_max or len(lines)
+        for number, line in enumerate(lines[:limit]):
+            yield f"    {name if number == 0 else '':<{INDENT - 4}}{line}"
+        if len(lines) > limit:
+            yield f"{'':<{INDENT}}… {len(lines) - limit} more lines"
+
+    def _wrapped(self, text: str) -> list[str]:
+        room = self._width - INDENT
+        limit = None if self._lines_max is None else self._lines_max * room * 4
+        found: list[str] = []
+        for line in text[:limit].splitlines():
+            found += textwrap.wrap(escaped(line), room) or [""]
+        return found
+
+    def _cut(self, text: str) -> str:
+        shown = escaped(text.rstrip())
+        return shown if len(shown) <= self._width else shown[: self._width - 1] + "…"
+
+
+def _ending(summary: Row | None) -> str:
+    if summary is None:
+        return "goes on"
+    cost = summary["cost_usd"]
+    rule = (summary["capture"] or {}).get("rule")
+    parts = [
+        f"{summary['stop_reason']}" + (f" ({rule})" if rule else ""),
+        f"{summary['rounds']} rounds, {summary['tool_call_count']} tools",
+        f"{count(summary['prompt_tokens'])}/{count(summary['completion_tokens'])} tok",
+        f"${cost:.2f}" if cost is not None else "",
+        duration(summary["duration_ms"]),
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def _mark(call: Row) -> str:
+    marks = {"retries": " (retry)", "forks": " (fork)", "compacted": " (compacted)"}
+    return marks.get(str(_link(call).get("kind")), "")
+
+
+def _results(later: Sequence[Row], summary: Row | None) -> dict[str, Row]:
+    """What came back, by the ids of tool calls: from the summary, else from the next requests."""
+    if summary is not None:
+        return {str(result["id"]): result for result in summary["tool_results"] or ()}
+    found: dict[str, Row] = {}
+    for call in later:
+        for output in call["outputs"] or ():
+            found.setdefault(str(output["id"]), output)
+    return found
+
+
+def _link(call: Row) -> Mapping[str, Any]:
+    found = (call["capture"] or {}).get("link")
+    return found if isinstance(found, dict) else {}
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
+
+
+def _clock(instant: datetime) -> str:
+    return instant.astimezone().strftime("%H:%M:%S")

@@ -1,0 +1,230 @@
+"""The linker over a real database: the same result whatever the order, the batches, the moments."""
+
+import asyncio
+import json
+import random
+from datetime import timedelta
+
+import asyncpg
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.config import load
+from proxy.enrich.facts import link_of
+from proxy.enrich.threads import place
+from proxy.linker import Linker
+from proxy.record import Beside
+from proxy.store.links import LinkStore
+from proxy.store.postgres import Store
+from tests.turns.scripts import BEGIN, DIGESTS, LATER, Talk, judged
+
+CONFIG = load(None, {"HOME": "/"})
+TABLES = "agent_telemetry, agent_links, agent_link_keys"
+CALLS = """
+SELECT id, session_id, turn_id, round, parent_id, capture -> 'link' ->> 'kind' AS kind
+FROM agent_telemetry WHERE record_type = 'llm_call' ORDER BY id
+"""
+SUMMARIES = """
+SELECT * FROM agent_telemetry WHERE record_type = 'turn_summary' ORDER BY created_at, id
+"""
+
+
+def conversations() -> list[Talk]:
+    """Conversations of every kind, interleaved, several with the same opening words."""
+    talks = []
+    for number in range(3):
+        talk = Talk(has_ids=number > 0).wait(number / 7).user("hello").call(f"hello {number % 2}")
+        talk.user("go on").call("hm", [("read", {"p": 1})]).results(f"ok {number}").call("done")
+        talks.append(talk)
+    retried = Talk().wait(3).user("try").call(None, outcome="upstream_error").call("hm", [("x", 1)])
+    talks.append(retried.results("Error: no").call(None))
+    main = Talk("s").wait(1).user("go").call("hm", [("agent", {"prompt": "count all the words"})])
+    child = Talk("s", at=main.at).user("count all the words").call("hm", [("read", {})])
+    child.results("ok").call("12 words")
+    talks += [main.wait(9).results("12 words").call("there are 12"), child]
+    talks.append(Talk("s", at=BEGIN).user("Name this").call("Going", request_params={}))
+    forked = Talk().wait(5).user("one").call("fine")
+    talks += [forked.branch().wait(9).user("three").call("yes"), forked.user("two").call("no")]
+    talks.append(Talk("t").user("wait").call("hm", [("read", {})]).user("stop").call("stopped"))
+    return talks
+
+
+async def write(store, records):
+    beside = {record.id: Beside(link=link_of(record, DIGESTS)) for record in records}
+    await store.write(records, beside)
+
+
+async def fetch(dsn, query):
+    connection = await asyncpg.connect(dsn)
+    try:
+        return [dict(row) for row in await connection.fetch(query)]
+    finally:
+        await connection.close()
+
+
+async def emptied(dsn):
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(f"TRUNCATE {TABLES}")
+    await connection.close()
+
+
+async def linked(dsn, records, chance, *, restarts=True):
+    """Write and link in the order and batches that `chance` decides; then let time pass."""
+    store, links = Store(dsn), LinkStore(dsn)
+    left = list(records)
+    while left:
+        size = chance.randint(1, len(left))
+        await write(store, left[:size])
+        del left[:size]
+        for _ in range(chance.randint(0, 3)):
+            if restarts and chance.random() < 0.3:
+                await links.close()
+                links = LinkStore(dsn)
+            now = chance.choice([BEGIN, BEGIN + timedelta(seconds=700), LATER])
+            await Linker(CONFIG, links, None).step(now, chance.randint(1, 5))
+    await Linker(CONFIG, links, None).settle(LATER)
+    await links.close()
+    await store.close()
+    return await fetch(dsn, CALLS), await fetch(dsn, SUMMARIES)
+
+
+@pytest.fixture(scope="module")
+def shared_dsn(postgres, template):
+    """One database for all examples of a property."""
+    name = "test_linker"
+
+    async def run(statement):
+        connection = await asyncpg.connect(postgres)
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(run(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    path, _, query = postgres.partition("?")
+    yield f"{path.rpartition('/')[0]}/{name}?{query}"
+    asyncio.run(run(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@settings(max_examples=12)
+@given(st.randoms(use_true_random=False))
+def test_any_order_of_commits_and_any_batches_give_the_same_rows(shared_dsn, chance):
+    """Invariant: what is judged depends on the calls, not on when which of them was stored."""
+
+    async def run():
+        talks = conversations()
+        records = [record for talk in talks for record in talk.records]
+        await emptied(shared_dsn)
+        in_order = sorted(records, key=lambda record: record.created_at)
+        calls, summaries = await linked(shared_dsn, in_order, random.Random(0), restarts=False)
+        await emptied(shared_dsn)
+        chance.shuffle(records)
+        other_calls, other_summaries = await linked(shared_dsn, records, chance)
+        assert other_calls == calls
+        assert other_summaries == summaries
+        reference = judged(*talks)
+        assert sorted(row["stop_reason"] for row in summaries) == sorted(reference.reasons)
+        assert {row["id"]: row["turn_id"] for row in calls} == {
+            id: where.turn for id, where in reference.placements.items()
+        }
+
+    asyncio.run(run())
+
+
+async def test_a_turn_that_goes_on_has_one_row_that_is_rewritten(dsn):
+    talk = Talk("s").user("one").call("done")
+    store, links = Store(dsn), LinkStore(dsn)
+    await write(store, talk.records)
+    linker = Linker(CONFIG, links, None)
+    assert [r.stop_reason for _, r in (await linker.settle(BEGIN)).turns] == ["completed"]
+    first = await fetch(dsn, SUMMARIES)
+    talk.user("Continue from where you left off.").call("and more", [("read", {"p": 1})])
+    talk.results("found").call("all of it")
+    await write(store, talk.records[1:])
+    await linker.settle(BEGIN)
+    (row,) = await fetch(dsn, SUMMARIES)
+    assert row["id"] == first[0]["id"]
+    assert (row["rounds"], row["tool_call_count"], row["response_text"]) == (3, 1, "all of it")
+    assert (row["prompt_tokens"], row["completion_tokens"], row["total_tokens"]) == (30, 6, 36)
+    assert row["turn_intent"] == "action"
+    await links.close()
+    await store.close()
+
+
+async def test_a_summary_holds_what_came_back_from_the_tools(dsn):
+    talk = Talk("s").user("one").call("hm", [("read", {"p": 1}), ("grep", {"q": "x"})])
+    talk.wait(4).results("line", "Error: bad pattern").call("done")
+    _, (row,) = await linked(dsn, talk.records, random.Random(1))
+    results = json.loads(row["tool_results"])
+    assert [(r["name"], r["round"], r["is_error"], r["output"]) for r in results] == [
+        ("read", 1, False, "line"),
+        ("grep", 1, True, "Error: bad pattern"),
+    ]
+    assert [r["latency_ms"] for r in results] == [5000, 5000]
+    assert [c["round"] for c in json.loads(row["tool_calls"])] == [1, 1]
+    assert row["created_at"] == talk.records[-1].created_at + timedelta(seconds=1, microseconds=1)
+
+
+async def test_only_one_linker_works_at_a_time(dsn):
+    one, other = LinkStore(dsn), LinkStore(dsn)
+    async with one.step() as mine, other.step() as theirs:
+        assert mine is not None
+        assert theirs is None
+    async with other.step() as theirs:
+        assert theirs is not None
+    await one.close()
+    await other.close()
+
+
+async def test_a_step_that_fails_changes_nothing_and_is_done_again(dsn):
+    store, links = Store(dsn), LinkStore(dsn)
+    await write(store, Talk("s").user("one").call("done").records)
+
+    async def fail():
+        async with links.step() as step:
+            (call,) = await step.pending(5)
+            await step.place({call.id: (call, place([call]).placements[call.id])}, {})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fail()
+    assert (await Linker(CONFIG, links, None).settle(BEGIN)).calls == 1
+    assert (await Linker(CONFIG, links, None).settle(BEGIN)).calls == 0
+    await links.close()
+    await store.close()
+
+
+async def test_calls_are_judged_again_on_request(dsn):
+    talk = Talk("s").user("one").call("done")
+    await linked(dsn, talk.records, random.Random(2))
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("UPDATE agent_links SET placement = placement || '{\"version\": 0}'")
+    await connection.close()
+    links = LinkStore(dsn)
+    await links.judge_again(BEGIN)
+    changes = await Linker(CONFIG, links, None).settle(LATER)
+    await links.close()
+    assert (changes.calls, len(changes.turns)) == (1, 1)
+    assert len(await fetch(dsn, SUMMARIES)) == 1
+
+
+async def test_four_linkers_at_once_do_no_more_than_one(dsn):
+    records = [record for talk in conversations() for record in talk.records]
+    store = Store(dsn)
+    await write(store, records)
+    stores = [LinkStore(dsn) for _ in range(4)]
+
+    async def work(links):
+        for _ in range(40):
+            await Linker(CONFIG, links, None).step(LATER, 2)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(work(links) for links in stores))
+    await Linker(CONFIG, stores[0], None).settle(LATER)
+    summaries = await fetch(dsn, SUMMARIES)
+    for links in stores:
+        await links.close()
+    await store.close()
+    reasons = [row["stop_reason"] for row in summaries]
+    ids = {record.id for record in records}
+    assert len(reasons) == len({row["turn_id"] for row in summaries})
+    assert {row["turn_id"] for row in summaries} <= ids
