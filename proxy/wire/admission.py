@@ -93,6 +93,8 @@ class Admission:
         route = routes.parse(target)
         if isinstance(route, str):
             return Refusal(400, route)
+        if method == "CONNECT":
+            return Refusal(400, "CONNECT is not offered; this gateway is not a forward proxy")
         name = route.upstream
         if name == routes.TELEMETRY and (method, route.path) == ("GET", b"/v1/health"):
             return Healthy()

@@ -76,14 +76,17 @@ def problem_in_request(fields: Fields, is_http_1_0: bool) -> str | None:
     return None
 
 
+def wanted_protocol(fields: Fields) -> bytes | None:
+    """The protocol that the request asks to switch to, in lower case; None: it asks for none."""
+    upgrade = first(fields, b"upgrade")
+    if upgrade is None or b"upgrade" not in _named_by_connection(fields):
+        return None
+    return upgrade.strip().lower()
+
+
 def is_websocket(fields: Fields) -> bool:
     """Whether the request asks for a WebSocket. Other upgrades (`h2c`) are not offered."""
-    upgrade = first(fields, b"upgrade")
-    return (
-        upgrade is not None
-        and upgrade.strip().lower() == b"websocket"
-        and b"upgrade" in _named_by_connection(fields)
-    )
+    return wanted_protocol(fields) == b"websocket"
 
 
 def to_upstream(

@@ -125,7 +125,12 @@ class Call:
         self._agent = cast(AgentConnection, request.protocol)
         self._fields = fields.from_raw(request.raw_headers)
         self._is_http_1_1 = request.version == HttpVersion11
-        self._keeps_alive = self._is_http_1_1 and request.keep_alive
+        self._keeps_alive = (
+            self._is_http_1_1
+            and request.keep_alive
+            # aiohttp drops what an agent sent behind a request for another switch, such as h2c.
+            and headers.wanted_protocol(self._fields) in (None, b"websocket")
+        )
         self._tap: Tap | None = None
         self._row_id: str | None = None
         self._connection: Connection | None = None

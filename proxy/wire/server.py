@@ -21,6 +21,7 @@ from proxy.wire.tap import Sink
 from proxy.wire.upstream import HEAD_FACTOR
 
 KEEPALIVE_S = 75.0
+LINGER_S = 10.0  # how long the rest of a refused body is read, so that the agent sees the answer
 BACKLOG = 1024
 _ABORT_WAIT_S = 5.0
 _AIOHTTP_LOGGERS = ("access", "client", "internal", "server", "web", "websocket")
@@ -63,6 +64,7 @@ class Gateway:
             head_bytes_max=gateway.max_header_bytes * HEAD_FACTOR,
             connections_max=gateway.max_connections,
             keepalive_timeout=KEEPALIVE_S,
+            lingering_time=min(LINGER_S, gateway.idle_timeout_s),
             access_log=None,
             auto_decompress=False,
             max_line_size=gateway.max_header_bytes,

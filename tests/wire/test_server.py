@@ -66,6 +66,7 @@ def smuggling(*lines: bytes, version: bytes = b"1.1", body: bytes = b"") -> byte
 
 HOSTILE = [
     b"CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+    b"CONNECT /fake/v1/models HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET http://169.254.169.254/latest HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET //evil.test/x HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET @evil.test/ HTTP/1.1\r\nHost: x\r\n\r\n",
