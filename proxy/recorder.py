@@ -13,19 +13,23 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 from proxy.assemble import Assembled, Assembler
 from proxy.captured import packed
 from proxy.config import Config
+from proxy.endpoints import RETRIEVED_RESPONSE
 from proxy.enrich.canonical import Digests
-from proxy.errors import StoreMisconfigured, StoreUnavailable
+from proxy.errors import RowRejected, StoreMisconfigured, StoreUnavailable
 from proxy.exchange import Exchange
 from proxy.log import event
 from proxy.metrics import RecorderMetrics
 from proxy.record import TelemetryRecord
+from proxy.retrieved import complete, shows_the_end
 from proxy.sockets import OpenSockets
 from proxy.spool.reader import Delivery, SpoolReader
 from proxy.spool.sockets import SocketDelivery
@@ -36,6 +40,9 @@ BATCH_BYTES_MAX = 32 * 1024 * 1024
 IDLE_S = 0.02  # how often an idle recorder looks for news
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 10.0
 SOCKET_PARTS_MAX = 4  # of a batch: a part may have 8 MiB
+RETRIEVED_MAX = 100  # answers that wait for the row they complete
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,15 @@ class _Call:
     exchange: Exchange
     assembled: Assembled
     source: Delivery | SocketDelivery
+
+    @property
+    def is_retrieval(self) -> bool:
+        """Whether it has no row of its own: it asked for a response that another call began."""
+        return self.exchange.start.endpoint == RETRIEVED_RESPONSE.name
+
+    @property
+    def completes(self) -> bool:
+        return shows_the_end(self.assembled.record)
 
 
 class Recorder:
@@ -63,7 +79,9 @@ class Recorder:
         self._store = store
         self._metrics = metrics
         self._assembler = Assembler(config, digests)
+        self._digests = digests
         self._sockets = OpenSockets(config.capture.max_body_bytes)
+        self._retrieved: deque[_Call] = deque()  # not yet known to complete a row
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -77,7 +95,9 @@ class Recorder:
             batch = await self._next_batch()
             if batch:
                 await self._handle(batch)
-            elif is_last:
+                continue
+            await self._complete(0)  # nothing is in the spool that they could be waiting for
+            if is_last:
                 return
 
     async def _next_batch(self) -> list[Delivery | SocketDelivery]:
@@ -96,14 +116,40 @@ class Recorder:
             await asyncio.sleep(IDLE_S)
 
     async def _handle(self, batch: Sequence[Delivery | SocketDelivery]) -> None:
-        calls = await asyncio.to_thread(self._calls, batch)
+        found = await asyncio.to_thread(self._calls, batch)
+        calls = [call for call in found if not call.is_retrieval]
         for call in calls:
             self._announce(call.assembled.record)
         rejected = await self._stored([call.assembled for call in calls])
         refused = [call for call in calls if call.exchange.start.id in rejected]
         for call in refused:
             await self._set_aside(call.exchange, rejected[call.exchange.start.id])
-        self._acknowledge(batch, [call.source for call in refused])
+        retrieved = [call for call in found if call.is_retrieval and call.completes]
+        self._retrieved += retrieved
+        waiting = [call.source for call in retrieved]
+        self._acknowledge([d for d in batch if d not in waiting], [call.source for call in refused])
+        await self._complete(RETRIEVED_MAX)
+
+    async def _complete(self, waiting_max: int) -> None:
+        """Complete the rows of retrieved responses; give up the oldest beyond so many.
+
+        The call that began one may lie in another slot and be read later than what retrieved it.
+        """
+        for _ in range(len(self._retrieved)):
+            call = self._retrieved.popleft()
+            if await self._completed(call.assembled) or len(self._retrieved) >= waiting_max:
+                self._acknowledge([call.source], [])
+            else:
+                self._retrieved.append(call)
+
+    async def _completed(self, found: Assembled) -> bool:
+        try:
+            return await self._persistently(lambda: complete(self._store, self._digests, found))
+        except RowRejected as refusal:
+            event(
+                "completion refused", logging.ERROR, id=str(found.record.id), sqlstate=str(refusal)
+            )
+            return True
 
     def _calls(self, batch: Sequence[Delivery | SocketDelivery]) -> list[_Call]:
         return [call for delivery in batch for call in self._calls_of(delivery)]
@@ -173,10 +219,15 @@ class Recorder:
         """Write until the database has taken it; returns the rejected rows with their SQLSTATE."""
         records = [each.record for each in assembled]
         beside = {each.record.id: each.beside for each in assembled}
+        result = await self._persistently(lambda: self._store.write(records, beside))
+        return dict(result.rejected)
+
+    async def _persistently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try until the database is there."""
         pause_s = RETRY_FIRST_S
         while True:
             try:
-                result = await self._store.write(records, beside)
+                result = await attempt()
             except (StoreUnavailable, StoreMisconfigured) as error:
                 kind = "unavailable" if isinstance(error, StoreUnavailable) else "misconfigured"
                 self._metrics.store_faults.labels(kind).inc()
@@ -189,7 +240,7 @@ class Recorder:
             else:
                 if pause_s > RETRY_FIRST_S:
                     event("store takes rows again")
-                return dict(result.rejected)
+                return result
 
     async def _pause(self, seconds: float) -> None:
         """Wait; a recorder that is asked to stop meanwhile leaves the rest in the spool."""

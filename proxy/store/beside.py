@@ -49,7 +49,7 @@ async def write_beside(
     wanted = written & beside.keys()
     found = [(record, beside[record.id]) for record in records if record.id in wanted]
     await write_blobs(connection, [blob for _, each in found for blob in each.blobs])
-    await _write_links(connection, [each.link for _, each in found if each.link])
+    await write_links(connection, [each.link for _, each in found if each.link])
     for record, each in found:
         if each.raw is not None:
             await connection.execute(_RAW, record.id, record.created_at, each.raw)
@@ -67,7 +67,7 @@ async def write_blobs(connection: Connection, blobs: Iterable[Blob]) -> None:
         await connection.execute(_BLOB, digest, blob.media_type, blob.content)
 
 
-async def _write_links(connection: Connection, links: Iterable[Link]) -> None:
+async def write_links(connection: Connection, links: Iterable[Link]) -> None:
     """Store the facts of calls beside their rows, to be placed."""
     rows = [
         (

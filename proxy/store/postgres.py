@@ -26,7 +26,7 @@ import asyncpg
 from proxy import config
 from proxy.errors import RowRejected, StoreMisconfigured, StoreUnavailable
 from proxy.record import COLUMNS, Beside, TelemetryRecord
-from proxy.store.beside import write_beside, write_blobs
+from proxy.store.beside import write_beside, write_blobs, write_links
 from proxy.store.faults import fault
 from proxy.store.selection import Selection
 from proxy.store.storable import storable
@@ -140,22 +140,32 @@ class Store:
             with translated():
                 await connection.execute(_QUARANTINE, id, created_at, reason, raw)
 
-    async def amend(self, id: UUID, columns: Mapping[str, Any], beside: Beside) -> None:
+    async def amend(
+        self, id: UUID, columns: Mapping[str, Any], beside: Beside, *, only_if: str = "TRUE"
+    ) -> bool:
         """Replace some columns of a row by values as `storable` makes them, and what lies beside.
 
+        `only_if` is a condition on the row, in SQL; whether there was such a row is returned.
         Raises StoreUnavailable, StoreMisconfigured, or RowRejected.
         """
         unknown = columns.keys() - set(COLUMNS)
         if unknown:
             raise ValueError(f"no columns: {sorted(unknown)}")
         changes = ", ".join(f"{name} = ${place}" for place, name in enumerate(columns, 2))
-        query = f"UPDATE agent_telemetry SET {changes} WHERE id = $1"  # noqa: S608 - known columns
+        query = (
+            f"UPDATE agent_telemetry SET {changes} "  # noqa: S608 - columns and condition are ours
+            f"WHERE id = $1 AND {only_if} RETURNING id"
+        )
         async with self._writing:
             connection = await self._connected_writer()
             with translated():
                 async with connection.transaction():
                     await write_blobs(connection, beside.blobs)
-                    await connection.execute(query, id, *columns.values())
+                    if not await connection.fetch(query, id, *columns.values()):
+                        return False
+                    if beside.link is not None:
+                        await write_links(connection, [beside.link])
+        return True
 
     async def _write(
         self,

@@ -32,6 +32,7 @@ class Pipeline:
         self.config = config
         self.store = Store(dsn)
         self.gateway: Gateway | None = None
+        self._work: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
@@ -60,19 +61,26 @@ class Pipeline:
         """A recorder. Left, it stops where it is, as one that is killed."""
         reader = SpoolReader(self.config.spool_dir)
         recorder = Recorder(self.config, reader, self.store, RecorderMetrics(), Digests(b"key"))
-        work = asyncio.create_task(recorder.run())
+        self._work = asyncio.create_task(recorder.run())
         try:
             yield
         finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            self._work.cancel()
+            await asyncio.wait({self._work})
             reader.close()
+            self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        """A recorder that failed fails the test, now and not when its patience ends."""
+        if self._work is not None and self._work.done() and not self._work.cancelled():
+            self._work.result()
 
     async def rows(self) -> list[dict[str, Any]]:
         return await self.store.fetch("SELECT * FROM agent_telemetry ORDER BY created_at, id")
 
     async def until_rows(self, count: int) -> list[dict[str, Any]]:
         async def stored() -> bool:
+            self._raise_failure()
             return len(await self.rows()) >= count
 
         await until(stored, f"{count} rows are stored")
@@ -83,6 +91,7 @@ class Pipeline:
 
     async def until_settled(self) -> None:
         async def settled() -> bool:
+            self._raise_failure()
             return self.sums().waiting == 0
 
         await until(settled, "nothing waits in the spool")
@@ -96,8 +105,7 @@ async def pipeline(
         data_dir=directory,
         gateway={"listen": "127.0.0.1:0", "drain_timeout_s": 0},
         upstreams={"openai": {"url": upstream}},
-        store={"batch_delay_ms": 1},
-        **sections,
+        **{"store": {"batch_delay_ms": 1}} | sections,
     )
     found = Pipeline(config, dsn)
     try:
