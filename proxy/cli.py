@@ -439,7 +439,8 @@ def quarantine(config_path: Path | None, resubmit: bool, as_json: bool) -> None:
 def recompute(config_path: Path | None, since: datetime, as_json: bool) -> None:
     """Derive rows again after an update, and say what changed.
 
-    Calls are derived again where their raw exchange is kept (capture.raw = "all").
+    Calls are derived again where their raw exchange is kept (capture.raw = "all"), turns from the
+    table. The recorder may run meanwhile.
 
     \b
     Example:
@@ -450,10 +451,11 @@ def recompute(config_path: Path | None, since: datetime, as_json: bool) -> None:
     from proxy.views import changes as view
 
     calls = asyncio.run(maintenance.recompute(config, since))
+    turns = asyncio.run(maintenance.recompute_conversations(config, since))
     if as_json:
-        _print_json({"calls": view.as_json(calls)})
+        _print_json({"calls": view.as_json(calls), "turns": view.turns_as_json(turns)})
     else:
-        click.echo(view.as_text(calls))
+        click.echo(f"{view.as_text(calls)}\n{view.turns_as_text(turns)}")
 
 
 @main.command()

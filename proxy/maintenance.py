@@ -6,11 +6,13 @@ from datetime import datetime
 
 from proxy.config import Config
 from proxy.progress import progress
-from proxy.reading import opened
+from proxy.reading import dsn_of, opened
 from proxy.recompute import Changes, recompute_calls
+from proxy.relink import TurnChanges, count_calls, recompute_turns
 from proxy.resubmit import Resubmitted, resubmit
 from proxy.spool.verify import SlotCheck, verify
 from proxy.store import raw
+from proxy.store.links import LinkStore
 from proxy.store.raw import Quarantined
 
 LOOKS_MAX = 5
@@ -38,6 +40,17 @@ async def resubmit_all(config: Config) -> Resubmitted:
         total = await raw.count(store, kept=False)
         with progress("resubmit", total) as advance:
             return await resubmit(config, store, advance)
+
+
+async def recompute_conversations(config: Config, since: datetime) -> TurnChanges:
+    """Judge the turns since then again."""
+    async with opened(config) as store:
+        links = LinkStore(dsn_of(config))
+        with progress("turns", await count_calls(store, since)) as advance:
+            try:
+                return await recompute_turns(config, store, links, since, advance)
+            finally:
+                await links.close()
 
 
 async def recompute(config: Config, since: datetime) -> Changes:

@@ -159,7 +159,9 @@ class _Book:
     def _match(self, call: Facts) -> _Match | None:
         """The call with the longest history in common whose answer this one holds."""
         if call.previous:
-            found = self._best(call, self._by_key.get(call.previous, ()), frozenset())
+            found = self._best(
+                call, self._by_key.get(call.previous, ()), frozenset(), is_typed=True
+            )
             if found:
                 return _Match(found, call.kinds, "previous response")
         tools: dict[int, set[str]] = defaultdict(set)
@@ -173,9 +175,9 @@ class _Book:
                 digest = call.chain[length - 1 - after]
                 candidates += self._by_key.get(digest, ())
                 candidates += self._unanswered(call, digest, after)
-            if found := self._best(call, candidates, ids):
+            added = call.kinds[max(0, length - after) :]
+            if found := self._best(call, candidates, ids, is_typed="u" in added):
                 has_id = any(tool.id in ids for tool in found.calls)
-                added = call.kinds[max(0, length - after) :]
                 return _Match(found, added, "tool call id" if has_id else "history")
         return None
 
@@ -190,18 +192,21 @@ class _Book:
             if is_known or (is_soon and is_again and not self._is_continued(earlier)):
                 yield earlier
 
-    def _best(self, call: Facts, candidates: Iterable[Facts], ids: frozenset[str]) -> Facts | None:
+    def _best(
+        self, call: Facts, candidates: Iterable[Facts], ids: frozenset[str], *, is_typed: bool
+    ) -> Facts | None:
+        """The likeliest of several. Programs that are alike take turns; a person goes on with
+        what came last."""
         fitting = [other for other in candidates if self._may_follow(call, other)]
 
         def rank(other: Facts) -> tuple[bool, bool, bool, bool, float, object]:
             waited = call.created_at - other.ended_at
-            is_fresh = timedelta(0) <= waited <= FRESH
+            is_fresh = timedelta(0) <= waited <= FRESH and not is_typed
             return (
                 any(tool.id in ids for tool in other.calls),
                 other.setting == call.setting,
                 not self._is_continued(other),
                 is_fresh,
-                # Of conversations that are alike, the one whose turn it is; of old ones, the last.
                 waited.total_seconds() if is_fresh else -abs(waited.total_seconds()),
                 other.order,
             )

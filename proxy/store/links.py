@@ -19,9 +19,10 @@ from uuid import UUID
 import orjson
 
 from proxy.record import COLUMNS, TelemetryRecord
+from proxy.store.beside import write_links
 from proxy.store.postgres import CHANNEL, NOTIFIED_MAX, Connection, Row, connect, translated
 from proxy.store.storable import session_of, storable
-from proxy.turn import Facts, Placement, conversation_id
+from proxy.turn import Facts, Link, Placement, conversation_id
 
 LOCK = 0x6C696E6B  # "link" in ASCII; the key of the advisory lock, the same in every version
 CANDIDATES_MAX = 32  # calls considered for one key, the nearest in time
@@ -29,6 +30,7 @@ CALLS_MAX = 5000  # of one conversation, the latest
 
 _TRY_LOCK = "SELECT pg_try_advisory_xact_lock($1)"
 _SECRET = "SELECT value FROM agent_secrets WHERE name = 'links'"
+_IS_BEHIND = "SELECT EXISTS (SELECT FROM agent_links WHERE is_pending)"
 _PENDING = """
 SELECT call_id, facts FROM agent_links WHERE is_pending ORDER BY created_at, call_id LIMIT $1
 """
@@ -159,6 +161,19 @@ class LinkStore:
         connection = await self._connected()
         with translated():
             await connection.execute(_AGAIN, since)
+
+    async def rewrite(self, links: Iterable[Link]) -> None:
+        """Replace what is known of calls; they will be placed again."""
+        connection = await self._connected()
+        with translated():
+            await write_links(connection, links)
+
+    async def is_behind(self) -> bool:
+        """Whether there are calls that have not been placed."""
+        connection = await self._connected()
+        with translated():
+            found: bool = await connection.fetchval(_IS_BEHIND)
+        return found
 
     @contextlib.asynccontextmanager
     async def step(self) -> AsyncIterator[Step | None]:

@@ -19,6 +19,45 @@ class Changes(Protocol):
     def columns(self) -> Mapping[str, int]: ...
 
 
+class TurnChanges(Protocol):
+    """What judging turns again has changed (`relink.TurnChanges`)."""
+
+    @property
+    def calls(self) -> int: ...
+    @property
+    def turns(self) -> int: ...
+    @property
+    def changed(self) -> int: ...
+    @property
+    def appeared(self) -> int: ...
+    @property
+    def gone(self) -> int: ...
+    @property
+    def reasons(self) -> Mapping[tuple[str, str], int]: ...
+
+
+def turns_as_json(turns: TurnChanges) -> dict[str, Any]:
+    """The counts as plain values."""
+    reasons = [
+        {"before": before, "now": now, "turns": number}
+        for (before, now), number in turns.reasons.items()
+    ]
+    names = ("calls", "turns", "changed", "appeared", "gone")
+    return {name: getattr(turns, name) for name in names} | {"reasons": reasons}
+
+
+def turns_as_text(turns: TurnChanges) -> str:
+    """The counts, and a line for each change of a stop reason."""
+    head = (
+        f"{turns.turns} turns of {turns.calls} calls judged again: {turns.changed} changed, "
+        f"{turns.appeared} new, {turns.gone} gone"
+    )
+    reasons = sorted(turns.reasons.items(), key=lambda reason: -reason[1])
+    return "\n".join(
+        [head, *(f"{number:>8}  {before} → {now}" for (before, now), number in reasons)]
+    )
+
+
 def as_json(calls: Changes) -> dict[str, Any]:
     """The counts as plain values."""
     return {

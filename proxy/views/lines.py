@@ -82,7 +82,7 @@ def _turn(row: Mapping[str, Any]) -> list[str]:
     """`turn session=… stop=… rounds=14 tools=13 tokens=210k/4k cache=92% cost=$0.41 3m12s`."""
     prompt, cached, cost = (row.get(k) for k in ("prompt_tokens", "cached_tokens", "cost_usd"))
     parts = [
-        f"turn session={one_line(str(row.get('session_id')), 20)}",
+        f"turn session={one_line(str(row.get('session_id')), 36)}",
         f"stop={one_line(str(row.get('stop_reason')), 60)}",
         f"rounds={row.get('rounds')} tools={row.get('tool_call_count')}",
         f"tokens={count(prompt)}/{count(row.get('completion_tokens'))}",

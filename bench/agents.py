@@ -1,0 +1,195 @@
+"""Replay recorded coding agents through a real gateway and say how well turns were understood.
+
+    python -m bench.agents [--bare]
+
+Starts `serve` on free ports with a database of its own and a provider that answers each request as
+recorded, cut streams and agents that hang up included. Prints what was compared, every miss, and
+the confusion matrix of stop reasons. `--bare` drops every header that names a session or a turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from base64 import b64decode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+
+from tests.e2e.stack import Stack, until
+from tests.turns.recorded import (
+    FOLDER,
+    HAS_RECORDINGS,
+    Comparison,
+    Judged,
+    JudgedTurn,
+    compare,
+    confusion,
+    endpoint_of,
+    headers_of,
+    scenarios,
+)
+
+IDLE_S = 3
+REPLAY_ID = "x-replay-id"
+ROWS = """
+SELECT id, session_id, turn_id, round, capture -> 'link' ->> 'kind' AS kind
+FROM agent_telemetry WHERE record_type = 'llm_call'
+"""
+TURNS = """
+SELECT s.turn_id, s.stop_reason, s.rounds, s.tool_call_count,
+    EXISTS (SELECT FROM agent_telemetry c WHERE c.turn_id = s.turn_id
+        AND c.capture -> 'link' ->> 'kind' = 'sub_agent') AS is_sub_agent
+FROM agent_telemetry s WHERE s.record_type = 'turn_summary'
+"""
+IS_SETTLED = """
+SELECT count(*) = $COUNT AND NOT bool_or(is_pending OR due_at IS NOT NULL) AS done FROM agent_links
+"""
+
+
+class Provider:
+    """Answers with the recorded bytes of the request that a header names."""
+
+    def __init__(self) -> None:
+        self._records = {r["id"]: r for s in scenarios() for r in s.records}
+        self._server: asyncio.Server | None = None
+        self.url = ""
+
+    async def __aenter__(self) -> Provider:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**20)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                fields = dict(
+                    line.split(": ", 1) for line in head.decode("latin-1").split("\r\n")[1:-2]
+                )
+                fields = {name.lower(): value for name, value in fields.items()}
+                await reader.readexactly(int(fields.get("content-length", "0")))
+                if not await self._answer(self._records[fields[REPLAY_ID]], reader, writer):
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        writer.transport.abort()
+
+    async def _answer(
+        self,
+        record: Mapping[str, Any],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> bool:
+        """Whether the connection can be used again."""
+        response = record["response"]
+        body = b64decode(response["body_b64"] or "")
+        is_whole = not (record["upstream_cut"] or record["client_closed_early"])
+        kind = {k.lower(): v for k, v in response["headers"].items()}.get("content-type", "")
+        writer.write(
+            f"HTTP/1.1 {response['status']} -\r\nContent-Type: {kind}\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        if body:
+            writer.write(b"%x\r\n%b\r\n" % (len(body), body))
+        if is_whole:
+            writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        if record["client_closed_early"]:
+            await reader.read()  # until the gateway hangs up, because the agent did
+        return is_whole
+
+
+async def send(
+    session: aiohttp.ClientSession, url: str, record: Mapping[str, Any], *, is_bare: bool
+) -> UUID:
+    """One request as the agent sent it; returns the id of its row."""
+    request = record["request"]
+    skipped = ("host", "content-length", "accept-encoding", "connection")
+    headers = {k: v for k, v in headers_of(record, is_bare=is_bare) if k not in skipped}
+    expected = len(b64decode(record["response"]["body_b64"] or ""))
+    async with session.post(
+        f"{url}/{upstream_of(record)}{request['path']}",
+        headers={**headers, REPLAY_ID: record["id"]},
+        data=b64decode(request["body_b64"] or ""),
+    ) as answer:
+        received = 0
+        try:
+            async for piece in answer.content.iter_any():
+                received += len(piece)
+                if record["client_closed_early"] and received >= expected:
+                    answer.close()
+                    break
+        except aiohttp.ClientError:
+            assert record["upstream_cut"], record["id"]
+        return UUID(answer.headers["x-agent-telemetry-id"])
+
+
+def upstream_of(record: Mapping[str, Any]) -> str:
+    dialect = endpoint_of(record).dialect
+    assert dialect in ("openai", "anthropic", "gemini")
+    return str(dialect)
+
+
+async def measure(*, is_bare: bool) -> Comparison:
+    """Replay everything, wait for the last turn to end, and compare."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with Provider() as provider:
+            stack = Stack(Path(directory) / "data", provider.url, TURNS__IDLE_S=str(IDLE_S))
+            async with stack, aiohttp.ClientSession() as session:
+                await stack.until_ready()
+                ids = {}
+                for scenario in scenarios():
+                    for record in scenario.records:
+                        ids[record["id"]] = await send(session, stack.url, record, is_bare=is_bare)
+                return await compared(stack, ids)
+
+
+async def compared(stack: Stack, ids: Mapping[str, UUID]) -> Comparison:
+    async def is_settled() -> bool:
+        query = IS_SETTLED.replace("$COUNT", str(len(ids)))
+        return bool((await stack.fetch(query))[0]["done"])
+
+    await until(is_settled, "all turns have ended", 120)
+    rows = {row["id"]: row for row in await stack.fetch(ROWS)}
+    calls = {
+        record: Judged(
+            rows[id]["session_id"], rows[id]["kind"], rows[id]["turn_id"], rows[id]["round"]
+        )
+        for record, id in ids.items()
+    }
+    turns = {
+        row["turn_id"]: JudgedTurn(
+            row["stop_reason"], row["rounds"], row["tool_call_count"], row["is_sub_agent"]
+        )
+        for row in await stack.fetch(TURNS)
+    }
+    return compare(calls, turns)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--bare", action="store_true", help="without identifying headers")
+    arguments = parser.parse_args()
+    if not HAS_RECORDINGS:
+        print(f"no recordings at {FOLDER}", file=sys.stderr)
+        return 2
+    result = asyncio.run(measure(is_bare=arguments.bare))
+    for what in sorted({what for what, _ in result.found}):
+        right, wrong = result.found[what, True], result.found[what, False]
+        print(f"{what:<16}{right:>5} of {right + wrong:<5}{result.rate(what):8.2%}")
+    print("\n".join(["", *confusion(result)]))
+    print("\n".join(["", *(result.misses or ["no misses"])]))
+    return 1 if result.misses else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
