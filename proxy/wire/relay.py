@@ -125,12 +125,7 @@ class Call:
         self._agent = cast(AgentConnection, request.protocol)
         self._fields = fields.from_raw(request.raw_headers)
         self._is_http_1_1 = request.version == HttpVersion11
-        self._keeps_alive = (
-            self._is_http_1_1
-            and request.keep_alive
-            # aiohttp drops what an agent sent behind a request for another switch, such as h2c.
-            and headers.wanted_protocol(self._fields) in (None, b"websocket")
-        )
+        self._keeps_alive = self._is_http_1_1 and request.keep_alive and self._is_parsed_alone()
         self._tap: Tap | None = None
         self._row_id: str | None = None
         self._connection: Connection | None = None
@@ -192,6 +187,16 @@ class Call:
             self._count(admitted)
         await self._relay_answer(admitted, connection, head)
         return Relayed(keeps_alive=self._keeps_alive and upload.is_whole)
+
+    def _is_parsed_alone(self) -> bool:
+        """Whether aiohttp's parser keeps this request apart from the next one of its connection.
+
+        It hands the last trailer of a chunked body to the next request as a header, and it drops
+        what was sent behind a request for another switch than a WebSocket's, such as h2c.
+        """
+        return fields.first(self._fields, b"transfer-encoding") is None and (
+            headers.wanted_protocol(self._fields) in (None, b"websocket")
+        )
 
     def _upload_of(self, admitted: Admitted) -> Upload:
         origin = admitted.origin

@@ -10,6 +10,7 @@ from proxy.exchange import Outcome
 from tests.fakes import MemorySink, Peer, answering, chunked, connect, post, whole
 from tests.wire.gateways import CHAT, stand
 
+GZIPPED = gzip.compress(b"abc", mtime=0)  # the same in every worker that collects the tests
 ODD_HEAD = (
     b"HTTP/1.1 299 Very \xe9 Fine\r\n"
     b"X-B: 1\r\nx-b: 2\r\nX-B: 1\r\nSET-cookie: a=1\r\nset-cookie: b=2\r\n"
@@ -89,7 +90,7 @@ async def test_the_exchange_is_recorded_whole():
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: CHUNKED\r\n\r\n" + chunked([]), b""),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\n",
          b"abc"),
-        (whole(gzip.compress(b"abc", mtime=0), b"Content-Encoding: gzip"), gzip.compress(b"abc", mtime=0)),
+        (whole(GZIPPED, b"Content-Encoding: gzip"), GZIPPED),
         (whole(b"not gzip", b"Content-Encoding: gzip"), b"not gzip"),
     ],
 )  # fmt: skip
@@ -634,6 +635,25 @@ async def test_pipelined_requests_are_answered_in_turn():
     async with stand(answering(whole(b"1"), whole(b"2"), whole(b"3"))) as s:
         await s.agent.send(post(CHAT) * 3)
         assert [(await s.agent.message()).body for _ in range(3)] == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("is_pipelined", [True, False])
+async def test_a_trailer_never_becomes_a_header_of_the_next_request(is_pipelined):
+    seen = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            seen.append(await peer.message())
+            await peer.send(whole(b"ok"))
+
+    head = b"POST /fake/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    request = head + b"2\r\n{}\r\n0\r\nX-A: 1\r\nAuthorization: Bearer stolen\r\n\r\n"
+    async with stand(script) as s:
+        await s.agent.send(*([request + post(CHAT)] if is_pipelined else [request]))
+        answer = await s.agent.message()
+        assert (answer.body, answer.get(b"connection")) == (b"ok", b"close")
+        await s.agent.until_gone()
+    assert [message.get(b"authorization") for message in seen] == [None]
 
 
 async def test_an_agent_that_closes_after_this_call_is_told_so():
