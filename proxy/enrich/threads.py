@@ -159,10 +159,8 @@ class _Book:
     def _match(self, call: Facts) -> _Match | None:
         """The call with the longest history in common whose answer this one holds."""
         if call.previous:
-            found = self._best(
-                call, self._by_key.get(call.previous, ()), frozenset(), is_typed=True
-            )
-            if found:
+            named = self._by_key.get(call.previous, ())
+            if found := self._best(call, named, frozenset(), is_typed=True):
                 return _Match(found, call.kinds, "previous response")
         tools: dict[int, set[str]] = defaultdict(set)
         for after, id in call.seen:
@@ -186,6 +184,8 @@ class _Book:
         for earlier in self._by_request.get(digest, ()):
             if earlier.end not in (End.CUT, End.FAILED, End.EMPTY):
                 continue
+            if call.session is None and call.setting != earlier.setting:
+                continue  # another program with the same words
             is_known = call.session is not None or "m" in call.kinds
             is_soon = timedelta(0) <= call.created_at - earlier.ended_at <= RETRY_WINDOW
             is_again = after > 0 or call.is_nudged or earlier.end is not End.EMPTY

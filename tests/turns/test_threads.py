@@ -67,6 +67,12 @@ def test_a_retry_may_hold_what_was_finished_of_the_cut_answer():
     assert turns_and_rounds(judged(talk.call("all of it"))) == [(0, 1), (0, 1)]
 
 
+def test_another_programs_same_words_are_no_retry():
+    first = Talk().user("one").call(None, outcome="upstream_error", client="a/1")
+    second = Talk().wait(5).user("one").call("here", client="b/1")
+    assert len(set(judged(first, second).sessions)) == 2
+
+
 def test_a_message_after_a_failure_begins_a_turn():
     talk = Talk("s").user("one").call(None, outcome="upstream_error").user("two").call("done")
     assert turns_and_rounds(judged(talk)) == [(0, 1), (1, 1)]
