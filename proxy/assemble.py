@@ -132,16 +132,23 @@ class Assembler:
         except Exception as error:  # noqa: BLE001 - fail closed for the data, open for the row
             noted = _noted(record, f"redaction failed: {describe(error)}")
             kept = metadata_only(noted, with_labels=False)
-            return kept, (), self._link(kept)
-        link = self._link(clean)
+            return kept, (), self._linked(kept)[1]
+        clean, link = self._linked(clean)
         if scan.counts:
             clean = _with_capture(clean, redactions=dict(scan.counts))
         if exchange.start.content == "metadata":
             return metadata_only(clean), (), without_content(link) if link else None
         return *settle(clean, taken, media_bytes), link
 
-    def _link(self, record: TelemetryRecord) -> Link | None:
-        return link_of(record, self._digests) if self._digests else None
+    def _linked(self, record: TelemetryRecord) -> tuple[TelemetryRecord, Link | None]:
+        """The facts that linking will want; of a record it cannot read, what is sure."""
+        if self._digests is None:
+            return record, None
+        try:
+            return record, link_of(record, self._digests)
+        except Exception as error:  # noqa: BLE001  the fence: a bug here must not cost the row
+            noted = _noted(record, f"facts not taken: {describe(error)}")
+            return noted, link_of(metadata_only(record), self._digests)
 
 
 def _row(
