@@ -35,16 +35,23 @@ class Origin:
     host: bytes  # value of the Host header
     base: bytes  # path in front of the request's
     key: tuple[bytes, bytes] | None  # header and value of the configured credential
+    is_signed: bool = False  # by the gateway, with its own credentials
+
+    @property
+    def has_key(self) -> bool:
+        """Whether the gateway adds a credential of its own."""
+        return self.key is not None or self.is_signed
 
     @classmethod
-    def from_config(cls, name: str, upstream: Upstream) -> Origin:
+    def from_config(cls, name: str, upstream: Upstream, *, is_signed: bool = False) -> Origin:
         parts = urlsplit(upstream.url)
         key = None
         if upstream.api_key is not None:
             secret = upstream.api_key.get_secret_value()
             value = f"Bearer {secret}" if upstream.key_header == "authorization" else secret
             key = (upstream.key_header.encode(), value.encode())
-        return cls(name, upstream.dialect, parts.netloc.encode(), parts.path.encode(), key)
+        host, base = parts.netloc.encode(), parts.path.encode()
+        return cls(name, upstream.dialect, host, base, key, is_signed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +81,12 @@ class Healthy:
 class Admission:
     """The rules of one configuration."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, signs: frozenset[str] = frozenset()) -> None:
+        """`signs` names the upstreams whose requests the gateway signs anew."""
         self._origins: Mapping[str, Origin] = {
-            name: Origin.from_config(name, upstream) for name, upstream in config.upstreams.items()
+            name: Origin.from_config(name, upstream, is_signed=name in signs)
+            for name, upstream in config.upstreams.items()
         }
-        self._signed_anew = frozenset(
-            name for name, upstream in config.upstreams.items() if upstream.aws_region
-        )
         self._tokens = tuple(t.get_secret_value().encode() for t in config.gateway.client_tokens)
         self._listen = split_listen(config.gateway.listen)
         self._is_capturing = config.capture.enabled
@@ -132,12 +138,14 @@ class Admission:
     def _unsigned(self, origin: Origin, route: routes.Route, fields: Fields) -> Refusal | None:
         """A SigV4 signature covers the host, so it cannot hold through another host."""
         signed = (first(fields, b"authorization") or b"").startswith(b"AWS4-HMAC-SHA256")
-        if not signed and b"X-Amz-Signature=" not in (route.query or b""):
+        is_presigned = b"X-Amz-Signature=" in (route.query or b"")
+        if not is_presigned and (origin.is_signed or not signed):
             return None
         return Refusal(
             400,
             "the request is signed (SigV4) for another host than the gateway's; use a Bedrock API "
-            "key (bearer token) in the agent",
+            "key (bearer token) in the agent, or let the gateway sign: install "
+            f"agent-telemetry[bedrock] and set upstreams.{origin.name}.aws_region",
             origin.dialect,
         )
 
@@ -147,11 +155,10 @@ class Admission:
         if not self._tokens:
             return None
         presented = [first(fields, _CLIENT_TOKEN), route.token]
-        if origin is not None and origin.key is not None:
+        if origin is not None and origin.has_key:
+            own = credentials.KEY_HEADERS | ({origin.key[0]} if origin.key else set())
             presented += [
-                credentials.without_scheme(value)
-                for name, _, value in fields
-                if name in credentials.KEY_HEADERS or name == origin.key[0]
+                credentials.without_scheme(value) for name, _, value in fields if name in own
             ]
             presented += [
                 value
@@ -174,7 +181,7 @@ class Admission:
 
     def _browser(self, origin: Origin | None, fields: Fields) -> Refusal | None:
         """A web page must not spend a key, or report turns, through a gateway without tokens."""
-        if self._tokens or (origin is not None and origin.key is None):
+        if self._tokens or (origin is not None and not origin.has_key):
             return None
         site = first(fields, b"sec-fetch-site")
         if (

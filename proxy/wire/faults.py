@@ -30,3 +30,19 @@ class UpstreamTimeout(UpstreamFault):
 
 class UpstreamReset(UpstreamFault):
     """The connection broke, or what came cannot be framed safely."""
+
+
+class Unsigned(UpstreamFault):
+    """The request could not be signed. The operator gives the gateway AWS credentials."""
+
+    outcome = Outcome.UPSTREAM_UNREACHABLE
+
+
+class BodyFault(UpstreamFault):
+    """The agent's body is broken, stopped arriving, or is larger than can be signed."""
+
+    outcome = Outcome.CLIENT_DISCONNECTED
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status

@@ -32,8 +32,9 @@ from proxy.wire.answer import Framing, Head
 from proxy.wire.connection import Connection
 from proxy.wire.faults import UpstreamFault, UpstreamReset
 from proxy.wire.refusals import Refusal
+from proxy.wire.signing import BODY_BYTES_MAX, Signer, signers_of
 from proxy.wire.tap import Sink, Tap, mint_id
-from proxy.wire.upload import Upload, chunk
+from proxy.wire.upload import Upload, chunk, whole_body
 from proxy.wire.upstream import upstreams_of
 from proxy.wire.websocket import tunnel
 
@@ -62,7 +63,8 @@ class Relay:
     """What all calls of a gateway share."""
 
     def __init__(self, config: Config, sink: Sink | None) -> None:
-        self.admission = Admission(config)
+        self.signers = signers_of(config)
+        self.admission = Admission(config, signs=frozenset(self.signers))
         self.upstreams = upstreams_of(config)
         self.sink = sink
         self.stats = Stats()
@@ -176,8 +178,12 @@ class Call:
     # The request.
 
     async def _exchange(self, admitted: Admitted) -> web.StreamResponse:
-        upload = self._upload = self._upload_of(admitted)
         self._expect_continue()
+        signer = self._relay.signers.get(admitted.origin.name)
+        if signer is None:
+            upload = self._upload = self._upload_of(admitted)
+        else:
+            upload = self._upload = await self._signed_upload(admitted, signer)
         head = await self._ask(admitted, upload)
         connection = cast(Connection, self._connection)
         upload.forbid_repeat()
@@ -211,6 +217,21 @@ class Call:
             is_chunked=fields.first(self._fields, b"transfer-encoding") is not None,
             idle_timeout_s=self._relay.idle_timeout_s,
         )
+
+    async def _signed_upload(self, admitted: Admitted, signer: Signer) -> Upload:
+        """The request with its whole body, signed."""
+        self._continue()  # the upstream cannot be asked whether it wants the body
+        timeout_s = self._relay.idle_timeout_s
+        body = await whole_body(self._request.content, BODY_BYTES_MAX, timeout_s)
+        if self._tap is not None and body:
+            self._tap.request(body)
+        method, target = self._request.method, admitted.target
+        signed = await signer.signed(method, target, self._fields, body)
+        lines = headers.to_upstream(signed, admitted.origin.host, None)
+        start = b"%b %b HTTP/1.1\r\n" % (method.encode(), target)
+        head = b"".join((start, *lines, b"\r\n", body))
+        content, tap = self._request.content, self._tap
+        return Upload(head, content, tap, is_chunked=False, idle_timeout_s=timeout_s)
 
     async def _ask(self, admitted: Admitted, upload: Upload) -> Head:
         """Send the request; the final head of the answer. One retry for a stale connection."""

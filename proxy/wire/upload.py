@@ -11,10 +11,13 @@ import asyncio
 from aiohttp import StreamReader, web
 
 from proxy.wire.connection import Connection
+from proxy.wire.faults import BodyFault
 from proxy.wire.refusals import Refusal
 from proxy.wire.tap import Tap
 
 REPEAT_BYTES_MAX = 1024 * 1024
+_STOPPED = (408, "the body of the request stopped arriving")
+_BROKEN = (400, "the body of the request is broken")
 
 
 class Upload:
@@ -95,10 +98,10 @@ class Upload:
                 await connection.drain()
             self._finish(connection, b"")
         except TimeoutError:
-            self._fail(connection, Refusal(408, "the body of the request stopped arriving"))
+            self._fail(connection, Refusal(*_STOPPED))
         except (web.RequestPayloadError, ConnectionError, RuntimeError):
             # RuntimeError: what aiohttp's reader raises once its connection is closed.
-            self._fail(connection, Refusal(400, "the body of the request is broken"))
+            self._fail(connection, Refusal(*_BROKEN))
 
     def _fail(self, connection: Connection, fault: Refusal) -> None:
         self.fault = fault
@@ -126,6 +129,24 @@ class Upload:
 
     def _framed(self, piece: bytes) -> bytes:
         return chunk(piece) if self._is_chunked else piece
+
+
+async def whole_body(content: StreamReader, bytes_max: int, idle_timeout_s: float) -> bytes:
+    """The body, read to its end. Raises BodyFault."""
+    found = bytearray()
+    try:
+        while True:
+            async with asyncio.timeout(idle_timeout_s):
+                piece = await content.readany()
+            if not piece:
+                return bytes(found)
+            found += piece
+            if len(found) > bytes_max:
+                raise BodyFault(413, f"a body over {bytes_max} bytes cannot be signed")
+    except TimeoutError:
+        raise BodyFault(*_STOPPED) from None
+    except (web.RequestPayloadError, ConnectionError, RuntimeError):  # as in Upload
+        raise BodyFault(*_BROKEN) from None
 
 
 def chunk(data: bytes) -> bytes:
