@@ -93,7 +93,7 @@ async def _pages(store: Store, since: datetime) -> AsyncIterator[list[Row]]:
 
 def _record(row: Row) -> TelemetryRecord:
     """The record as it was before linking."""
-    record = TelemetryRecord(**row)
+    record = TelemetryRecord(**row | {"id": UUID(int=row["id"].int)})  # the driver has its own type
     is_inferred = (record.capture or {}).get("session_source") == "inferred"
     return replace(record, session_id=None) if is_inferred else record
 

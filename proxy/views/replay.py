@@ -58,11 +58,9 @@ class _Page:
         first = calls[0] if calls else {}
         project = f"  project {first['project_id']}" if first.get("project_id") else ""
         models = ", ".join(dict.fromkeys(str(call["model_used"]) for call in calls))
-        text = (
-            f"session {first.get('session_id')}{project}  {turns} turns, {len(calls)} calls  "
-            f"{first.get('client') or ''}  {models}"
-        )
-        return self._cut(text)
+        size = f"{_counted(turns, 'turn')}, {_counted(len(calls), 'call')}"
+        client = first.get("client") or ""
+        return self._cut(f"session {first.get('session_id')}{project}  {size}  {client}  {models}")
 
     def _side(self, call: Row) -> Iterator[str]:
         what = _link(call).get("evidence") or "not placed yet"
@@ -78,20 +76,22 @@ class _Page:
             yield self._cut(f"  round {call['round']}{_mark(call)}  {self._measures(call)}")
             yield from self._part("thinks", call["response_thoughts"])
             yield from self._part("says", call["response_text"])
-            yield from self._tools(call, _results(calls[position + 1 :], summary))
+            yield from self._tools(call, _results(call, calls[position + 1 :], summary))
             if call["outcome"] != "complete":
                 yield from self._part("failed", call["error"] or call["outcome"])
 
-    def _tools(self, call: Row, results: Mapping[str, Row]) -> Iterator[str]:
+    def _tools(self, call: Row, results: Sequence[Row]) -> Iterator[str]:
+        left = list(results)
         for tool in call["tool_calls"] or ():
             yield from self._part("calls", f"{tool.get('name')} {_json(tool.get('arguments'))}")
-            result = results.get(str(tool.get("id")))
+            result = next((result for result in left if _answers(result, tool)), None)
             if result is not None:
+                left.remove(result)
                 took = duration(result.get("latency_ms"))
-                mark = "error" if result.get("is_error") else "gets"
                 output = result.get("output")
                 text = "(not kept)" if output is None else str(output)
-                yield from self._part(mark, f"{text}" + (f"  [{took}]" if took != "-" else ""))
+                shown = f"{text}  [{took}]" if took != "-" else text
+                yield from self._part("error" if result.get("is_error") else "gets", shown)
 
     def _measures(self, call: Row) -> str:
         first = f" (first {duration(call['ttft_ms'])})" if call["ttft_ms"] is not None else ""
@@ -129,7 +129,7 @@ def _ending(summary: Row | None) -> str:
     rule = (summary["capture"] or {}).get("rule")
     parts = [
         f"{summary['stop_reason']}" + (f" ({rule})" if rule else ""),
-        f"{summary['rounds']} rounds, {summary['tool_call_count']} tools",
+        f"{_counted(summary['rounds'], 'round')}, {_counted(summary['tool_call_count'], 'tool')}",
         f"{count(summary['prompt_tokens'])}/{count(summary['completion_tokens'])} tok",
         f"${cost:.2f}" if cost is not None else "",
         duration(summary["duration_ms"]),
@@ -137,20 +137,27 @@ def _ending(summary: Row | None) -> str:
     return "  ".join(part for part in parts if part)
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _mark(call: Row) -> str:
     marks = {"retries": " (retry)", "forks": " (fork)", "compacted": " (compacted)"}
     return marks.get(str(_link(call).get("kind")), "")
 
 
-def _results(later: Sequence[Row], summary: Row | None) -> dict[str, Row]:
-    """What came back, by the ids of tool calls: from the summary, else from the next requests."""
+def _results(call: Row, later: Sequence[Row], summary: Row | None) -> list[Row]:
+    """What came back for a call: from the summary, else from the next request."""
     if summary is not None:
-        return {str(result["id"]): result for result in summary["tool_results"] or ()}
-    found: dict[str, Row] = {}
-    for call in later:
-        for output in call["outputs"] or ():
-            found.setdefault(str(output["id"]), output)
-    return found
+        return [r for r in summary["tool_results"] or () if r.get("round") == call["round"]]
+    return next((list(other["outputs"]) for other in later if other["outputs"]), [])
+
+
+def _answers(result: Row, tool: Row) -> bool:
+    """Whether this is the result of that call: by id, or by name where there is none."""
+    if result.get("id") or tool.get("id"):
+        return result.get("id") == tool.get("id")
+    return result.get("name") in (None, tool.get("name"))
 
 
 def _link(call: Row) -> Mapping[str, Any]:

@@ -40,8 +40,10 @@ class Talk:
     has_ids: bool = True
     records: list[TelemetryRecord] = field(default_factory=list)
     messages: list[Any] = field(default_factory=list)
+    typed: str | None = None
 
     def user(self, *texts: str) -> Talk:
+        self.typed = texts[-1]
         content: Any = texts[0] if len(texts) == 1 else [{"type": "text", "text": t} for t in texts]
         self.messages.append({"role": "user", "content": content})
         return self
@@ -73,9 +75,7 @@ class Talk:
             "outcome": "complete",
             "finish_reason": "tool_calls" if calls else "stop",
             "request_params": {"tools": TOOLS},
-            "user_message": next(
-                (m["content"] for m in reversed(self.messages) if m.get("role") == "user"), None
-            ),
+            "user_message": self.typed,
             "prompt_tokens": 10,
             "completion_tokens": 2,
             "total_tokens": 12,

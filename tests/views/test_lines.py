@@ -51,7 +51,8 @@ def test_a_turn_is_one_line():
         "tool_call_count": 13,
         "duration_ms": 192_000,
     }
-    assert "turn loop_detected:same_call:grep  rounds=14 tools=13" in line(turn, 200)
+    shown = "turn session=thread-42 stop=loop_detected:same_call:grep rounds=14 tools=13"
+    assert shown in line(turn, 200)
     assert "3m12s" in line(turn, 200)
     assert not is_good(turn)
     assert is_good(turn | {"stop_reason": "completed"})
