@@ -9,8 +9,8 @@ them need not know of sockets. Its rules:
   socket, how often and in whatever parts.
 - Events that belong to no open call are passed over, and so is what breaks the protocol.
 - Of one answer as much is kept as of an HTTP body; sound is counted and not kept.
-- What is open at the end was cut: by the agent where it closed first, else by the upstream, or by
-  the death of the gateway where there is no end.
+- What is open at the end was cut: by the agent where it closed first, else by the upstream. Where
+  the gateway died, or the spool could not keep the rest, nobody knows: that is told as a crash.
 
 Sources: https://platform.openai.com/docs/guides/websocket-mode (lanes by `stream_id`, in each of
 which requests are answered one after the other) and .../docs/api-reference/realtime-server-events.
@@ -42,6 +42,8 @@ _FINAL = frozenset(
     f"response.{status}" for status in ("completed", "incomplete", "failed", "cancelled", "done")
 )
 _SOUND = frozenset({"response.output_audio.delta", "response.audio.delta"})
+OPEN_MAX = 256  # calls of a socket that wait for their answers; a further one gives up the oldest
+_NOT_KEPT = "the rest of the WebSocket could not be kept"
 _EVENT_STREAM = ("content-type", "text/event-stream")
 _JSON = ("content-type", "application/json")
 
@@ -101,6 +103,8 @@ class Cutter:
             value = members(read_json(message, Problems()))
             if piece.is_from_agent:
                 self._asked(value, message, piece.at_us)
+                if len(self._calls) > OPEN_MAX:
+                    yield self._ended(self._calls[0], piece.at_us, Outcome.UPSTREAM_RESET)
             elif (call := self._answered(value, message, piece.at_us)) is not None:
                 yield self._ended(call, piece.at_us)
         self._was_closed_by_agent |= (
@@ -144,15 +148,18 @@ class Cutter:
             call.kept += len(message)
             call.pieces.append(Piece(max(0, at_us - call.at_us), message))
 
-    def _ended(self, call: _Call, at_us: int) -> Exchange:
+    def _ended(self, call: _Call, at_us: int, outcome: Outcome = Outcome.COMPLETE) -> Exchange:
         self._calls.remove(call)
-        outcome = Outcome.UPSTREAM_ERROR if call.failed_status else Outcome.COMPLETE
+        if call.failed_status:
+            outcome = Outcome.UPSTREAM_ERROR
         return self._exchange(call, self._end(call, at_us, outcome))
 
     def _cut(self, call: _Call, end: End | None) -> End | None:
         """How a call ended that was open when its socket did."""
         if end is None or end.outcome is Outcome.PROXY_CRASHED:
             return end and self._end(call, end.at_us, end.outcome, end.error)
+        if end.request_kept < end.request_bytes or end.response_kept < end.response_bytes:
+            return self._end(call, end.at_us, Outcome.PROXY_CRASHED, _NOT_KEPT)
         is_agents = self._was_closed_by_agent or end.outcome is Outcome.CLIENT_DISCONNECTED
         side, outcome = (
             ("agent", Outcome.CLIENT_DISCONNECTED)

@@ -13,7 +13,7 @@ from websockets.frames import Frame, Opcode
 
 from proxy.call import ModelCall
 from proxy.decode.dispatch import decode
-from proxy.decode.sockets import cutter_of
+from proxy.decode.sockets import OPEN_MAX, cutter_of
 from proxy.endpoints import REALTIME_SOCKET, RESPONSES_SOCKET
 from proxy.exchange import AnswerHead, End, Exchange, Outcome, Start
 from proxy.socket_part import SocketPart, SocketPiece
@@ -151,6 +151,7 @@ def test_a_response_the_provider_began_by_itself_is_a_call():
         (False, CLOSED, Outcome.UPSTREAM_RESET),
         (False, End(1, Outcome.CLIENT_DISCONNECTED), Outcome.CLIENT_DISCONNECTED),
         (False, End(1, Outcome.PROXY_CRASHED), Outcome.PROXY_CRASHED),
+        (False, End(1, Outcome.COMPLETE, response_bytes=2, response_kept=1), Outcome.PROXY_CRASHED),
         (False, None, None),
     ],
 )
@@ -162,6 +163,15 @@ def test_what_is_open_at_the_end_was_cut(closes, end, outcome):
     assert (cut.end and cut.end.outcome) == outcome
     (call,) = decoded([cut])
     assert (call.answer.text, call.answer.is_terminated) == ("echo", False)
+
+
+def test_calls_that_are_never_answered_are_given_up():
+    talk = Talk()
+    for _ in range(OPEN_MAX + 2):
+        talk.agent_sends(CREATE)
+    calls = talk.calls()
+    assert len(calls) == OPEN_MAX + 2
+    assert {call.end.outcome for call in calls if call.end} == {Outcome.UPSTREAM_RESET}
 
 
 def test_a_socket_without_a_call_makes_none():

@@ -12,9 +12,10 @@ import openai
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from tests.e2e.pipeline import Pipeline, pipeline
+from tests.e2e.stack import Stack, until
 from tests.socket_scripts import Provider, encoded
 
 KEY = "sk-test-0123456789abcdef0123"
@@ -218,3 +219,24 @@ async def test_secrets_in_frames_do_not_reach_the_row(stand):
     assert secret not in shown
     assert KEY not in shown
     assert row["user_message"].startswith("my keys are [REDACTED:")
+
+
+async def test_the_whole_program_survives_a_kill_with_an_open_socket(tmp_path, upstream):
+    async with Stack(tmp_path / "data", upstream) as stack:
+        await stack.until_ready()
+        async with connect(f"ws{stack.url.removeprefix('http')}/openai/v1/responses") as socket:
+            for text in ("one", "stall"):
+                await socket.send(encoded(CREATE | {"input": text}).decode())
+            await told(socket, "response.completed")
+            await told(socket, "response.output_text.delta")
+            await stack.kill("gateway")
+            with pytest.raises(ConnectionClosedError):
+                await socket.recv()
+
+        async def stored() -> bool:
+            return len(await stack.fetch("SELECT FROM agent_telemetry")) == 2
+
+        await until(stored, "both responses have rows")
+        rows = await stack.fetch("SELECT * FROM agent_telemetry ORDER BY created_at")
+    assert [row["outcome"] for row in rows] == ["complete", "proxy_crashed"]
+    assert [row["response_text"] for row in rows] == ["echo one", "echo"]
