@@ -155,6 +155,7 @@ async def test_a_recorder_that_is_stopped_anywhere_doubles_nothing(stand):
     ):
         for number in range(1, 4):
             await socket.send(encoded(CREATE | {"input": str(number)}).decode())
+            await told(socket, "response.completed")
             async with stand.recording():
                 await stand.until_rows(number)
         await socket.close()
