@@ -252,6 +252,9 @@ class Recorder:
         self._metrics.rows_rejected.inc()
         start = exchange.start
         event("row refused", logging.ERROR, id=str(start.id), sqlstate=sqlstate)
-        if self._config.capture.raw != "off" and start.content == "full":
-            raw = packed(exchange)
-            await self._store.quarantine(start.id, start.started_at, f"sqlstate {sqlstate}", raw)
+        if self._config.capture.raw == "off" or start.content != "full":
+            return
+        raw, reason = packed(exchange), f"sqlstate {sqlstate}"
+        await self._persistently(
+            lambda: self._store.quarantine(start.id, start.started_at, reason, raw)
+        )
