@@ -13,19 +13,19 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 import click
 
-from proxy import __version__
-from proxy.config import ENV_FILE, Config, effective, is_debugging, load, share_metrics
+from proxy import __version__, cli_data
+from proxy.config import Config, effective, is_debugging, load, share_metrics
 from proxy.errors import ProxyError
-from proxy.since import instant_of
+from proxy.options import F, instant, print_json, with_config
 
 if TYPE_CHECKING:
     from proxy.store.selection import Selection
@@ -34,8 +34,6 @@ REPORT_NAMES = (
     *("stop-reasons", "early-cut", "tools", "models", "latency", "tokens", "errors", "sessions"),
 )
 PIPE_WIDTH = 200  # of a line where no terminal says its own
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Commands(click.Group):
@@ -67,27 +65,6 @@ class _Commands(click.Group):
 def _fail(text: str, code: int) -> NoReturn:
     click.echo(f"agent-telemetry: {' '.join(text.split())}", err=True)
     sys.exit(code)
-
-
-def _since(context: click.Context, option: click.Parameter, text: str) -> datetime:
-    """The instant that the text of an option means."""
-    try:
-        return instant_of(text, datetime.now(UTC))
-    except ValueError as error:
-        raise click.BadParameter(str(error), context, option) from None
-
-
-def with_config(command: F) -> F:
-    """Adds --config; the command receives the path, or None."""
-    option = click.option(
-        "--config",
-        "config_path",
-        type=click.Path(path_type=Path, dir_okay=False),
-        envvar=ENV_FILE,
-        metavar="FILE",
-        help="Configuration in TOML; default: built-in values and the environment.",
-    )
-    return option(command)
 
 
 def as_role(command: F) -> F:
@@ -213,7 +190,7 @@ def migrate(config_path: Path | None, as_json: bool) -> None:
 
     done = asyncio.run(bring_up(dsn_of(config)))
     if as_json:
-        _print_json(done)
+        print_json(done)
     else:
         click.echo("\n".join(done) if done else "up to date")
 
@@ -234,7 +211,7 @@ def check_config(config_path: Path | None, as_json: bool) -> None:
     validate(config)
     values = effective(config)
     if as_json:
-        _print_json(values)
+        print_json(values)
         return
     for key, value in _flat(values):
         click.echo(f"{key} = {json.dumps(value)}")
@@ -318,7 +295,7 @@ def replay(
 @main.command()
 @click.argument("name", required=False, type=click.Choice(REPORT_NAMES), metavar="[NAME]")
 @with_config
-@click.option("--since", callback=_since, default="24h", show_default=True, help="24h, 7d, date.")
+@click.option("--since", callback=instant, default="24h", show_default=True, help="24h, 7d, date.")
 @click.option("--project", help="Only this project.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def report(
@@ -343,7 +320,7 @@ def report(
 
     found = asyncio.run(read(config, name, since, project))
     if as_json:
-        _print_json(found[name] if name else found)
+        print_json(found[name] if name else found)
         return
     width = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns
     click.echo("\n\n".join(view.as_text(each, rows, width) for each, rows in found.items()))
@@ -370,7 +347,7 @@ def status(config_path: Path | None, as_json: bool) -> None:
 
     sums = summed(read_totals(config.spool_dir))
     if as_json:
-        _print_json(view.as_json(sums))
+        print_json(view.as_json(sums))
     else:
         click.echo(view.as_text(sums))
 
@@ -393,7 +370,7 @@ def verify(config_path: Path | None, as_json: bool) -> None:
 
     checks = maintenance.verify_spool(config)
     if as_json:
-        _print_json([view.check_as_json(check) for check in checks])
+        print_json([view.check_as_json(check) for check in checks])
     else:
         click.echo(view.checks_as_text(checks))
     if any(check.problems or not check.is_consistent for check in checks):
@@ -419,13 +396,13 @@ def quarantine(config_path: Path | None, resubmit: bool, as_json: bool) -> None:
     if resubmit:
         done = asyncio.run(maintenance.resubmit_all(config))
         if as_json:
-            _print_json({"stored": done.stored, "refused": done.refused})
+            print_json({"stored": done.stored, "refused": done.refused})
         else:
             click.echo(view.resubmitted_as_text(done))
         sys.exit(1 if done.refused else 0)
     found = asyncio.run(maintenance.list_quarantined(config))
     if as_json:
-        _print_json([asdict(each) for each in found])
+        print_json([asdict(each) for each in found])
     else:
         click.echo(view.quarantined_as_text(found))
 
@@ -433,7 +410,7 @@ def quarantine(config_path: Path | None, resubmit: bool, as_json: bool) -> None:
 @main.command()
 @with_config
 @click.option(
-    "--since", callback=_since, default="1970-01-01", help="Only calls since: 24h, 7d, date."
+    "--since", callback=instant, default="1970-01-01", help="Only calls since: 24h, 7d, date."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def recompute(config_path: Path | None, since: datetime, as_json: bool) -> None:
@@ -453,7 +430,7 @@ def recompute(config_path: Path | None, since: datetime, as_json: bool) -> None:
     calls = asyncio.run(maintenance.recompute(config, since))
     turns = asyncio.run(maintenance.recompute_conversations(config, since))
     if as_json:
-        _print_json({"calls": view.as_json(calls), "turns": view.turns_as_json(turns)})
+        print_json({"calls": view.as_json(calls), "turns": view.turns_as_json(turns)})
     else:
         click.echo(f"{view.as_text(calls)}\n{view.turns_as_text(turns)}")
 
@@ -478,6 +455,9 @@ def decode(file: Path, config_path: Path | None, as_json: bool) -> None:
 
     row = Assembler(load(config_path)).assembled(read(file)).record.as_row()
     click.echo(view.as_json(row) if as_json else view.as_text(row))
+
+
+main.add_command(cli_data.export)
 
 
 @main.command()
@@ -535,10 +515,6 @@ async def _show_session(config: Config, session: str) -> None:
         found += 1
         if found == 2:
             return
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, default=str))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ says what to start.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from proxy.config import Config
 from proxy.errors import StoreMisconfigured, StoreUnavailable
@@ -40,13 +40,21 @@ async def opened(config: Config) -> AsyncIterator[Store]:
     """The configured database; its errors say what to start."""
     store = Store(dsn_of(config))
     try:
-        yield store
+        with remedied(config):
+            yield store
+    finally:
+        await store.close()
+
+
+@contextlib.contextmanager
+def remedied(config: Config) -> Iterator[None]:
+    """The database's errors with what to do about them."""
+    try:
+        yield
     except StoreUnavailable as error:
         raise StoreUnavailable(f"{error}; {_remedy(config)}") from None
     except StoreMisconfigured as error:
         raise StoreMisconfigured(f"{error}; {_remedy(config)}") from None
-    finally:
-        await store.close()
 
 
 async def is_ready(config: Config) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "proxy"
-STAGES = {"wire", "spool", "decode", "enrich", "store", "views", "admin"}
+STAGES = {"wire", "spool", "decode", "enrich", "store", "views", "export", "admin"}
 SHARED = {"exchange", "call", "turn", "record", "endpoints", "labels", "config", "errors"}
 SHARED |= {"socket_part", "injected"}
 FOUNDATIONS = SHARED | {"metrics", "log"}

@@ -1,0 +1,172 @@
+"""Commands for what is recorded: export, purge, copy, doctor. They dispatch and print, no logic."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from proxy.config import load
+from proxy.options import instant, print_json, with_config
+
+if TYPE_CHECKING:
+    from proxy.exporting import Options
+    from proxy.store.examples import Feedback
+
+FORMATS = ("openai", "anthropic", "gemini", "sharegpt", "trl", "parquet", "jsonl")
+
+
+def _labels(
+    context: click.Context, option: click.Parameter, texts: tuple[str, ...]
+) -> tuple[tuple[str, str | None], ...]:
+    parts = (text.partition("=") for text in texts)
+    return tuple((name, value if sign else None) for name, sign, value in parts)
+
+
+def _feedback(
+    context: click.Context, option: click.Parameter, texts: tuple[str, ...]
+) -> tuple[Feedback, ...]:
+    from proxy.store.examples import Feedback
+
+    try:
+        return tuple(map(Feedback.of, texts))
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from None
+
+
+@click.command()
+@click.option("--format", type=click.Choice(FORMATS), required=True, help="Shape of an example.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    metavar="PATH",
+    help="The file to write; dataset_card.md goes beside it.",
+)
+@with_config
+@click.option("--project", help="Only this project.")
+@click.option("--session", help="Only this session.")
+@click.option("--model", "models", multiple=True, help="Only answers of this model; repeatable.")
+@click.option("--since", callback=instant, help="Only examples since: 24h, 7d, date.")
+@click.option("--until", callback=instant, help="As if recording had ended then.")
+@click.option(
+    "--stop-reason",
+    "stop_reasons",
+    multiple=True,
+    default=("completed",),
+    show_default=True,
+    help="Only turns that ended so; repeatable; `any`: also what has not ended.",
+)
+@click.option(
+    "--min-rounds",
+    "rounds_min",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Only turns with at least so many model calls.",
+)
+@click.option(
+    "--max-tokens",
+    "tokens_max",
+    type=click.IntRange(1),
+    help="Only examples with at most so many tokens.",
+)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    callback=_labels,
+    metavar="NAME[=VALUE]",
+    help="Only calls with this label; repeatable.",
+)
+@click.option(
+    "--feedback",
+    multiple=True,
+    callback=_feedback,
+    metavar="NAME[=VALUE]",
+    help="Only where this was said: thumbs=up, 'score>=0.8'; repeatable.",
+)
+@click.option(
+    "--thoughts",
+    type=click.Choice(("keep", "drop")),
+    default="keep",
+    show_default=True,
+    help="What models thought; openai has no place for it.",
+)
+@click.option(
+    "--split",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of conversations in PATH's .train file, the rest in .validation.",
+)
+@click.option(
+    "--pairs",
+    "has_pairs",
+    is_flag=True,
+    help="Preference pairs from histories that were answered twice.",
+)
+@click.option(
+    "--redact",
+    type=click.Choice(("strict",)),
+    help="Search every example again for secrets, by the rules of now.",
+)
+@click.option(
+    "--since-last",
+    is_flag=True,
+    help="Only what earlier runs did not write, into a file of its own.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def export(config_path: Path | None, as_json: bool, **given: Any) -> None:
+    """Write a data set for fine-tuning: one example per conversation leaf.
+
+    \b
+    Example:
+      agent-telemetry export --format openai --out train.jsonl --project shop
+      agent-telemetry export --format trl --out dpo.jsonl --pairs --split 0.9
+    """
+    config = load(config_path)
+    from proxy.exporting import export as write
+
+    done = asyncio.run(write(config, _options(**given)))
+    tally = done.tally
+    if as_json:
+        files = {str(path): tally.splits[split] for split, path in done.files.items()}
+        print_json({"files": files, "card": done.card, "left_out": dict(tally.skipped)})
+        return
+    for split, path in done.files.items():
+        click.echo(f"{tally.splits[split]:>8}  examples in {path}")
+    for reason, count in tally.skipped.most_common():
+        click.echo(f"{count:>8}  left out: {reason}")
+    click.echo(f"          more in {done.card}")
+
+
+def _options(
+    *,
+    format: str,
+    out: Path,
+    stop_reasons: tuple[str, ...],
+    rounds_min: int,
+    thoughts: str,
+    split: float | None,
+    has_pairs: bool,
+    redact: str | None,
+    since_last: bool,
+    **filters: Any,
+) -> Options:
+    from proxy.export.formats import Format
+    from proxy.export.tree import Wanted
+    from proxy.exporting import Options
+    from proxy.store.examples import Filters
+
+    return Options(
+        format=Format(format),
+        out=out,
+        filters=Filters(**filters),
+        wanted=Wanted(stop_reasons, rounds_min),
+        keeps_thoughts=thoughts == "keep",
+        split=split,
+        has_pairs=has_pairs,
+        is_strict=redact is not None,
+        since_last=since_last,
+    )

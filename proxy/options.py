@@ -1,0 +1,44 @@
+"""Options that several commands take, and how commands print JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from proxy.config import ENV_FILE
+from proxy.since import instant_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def with_config(command: F) -> F:
+    """Adds --config; the command receives the path, or None."""
+    option = click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar=ENV_FILE,
+        metavar="FILE",
+        help="Configuration in TOML; default: built-in values and the environment.",
+    )
+    return option(command)
+
+
+def instant(context: click.Context, option: click.Parameter, text: str | None) -> datetime | None:
+    """The instant that the text of an option means."""
+    if text is None:
+        return None
+    try:
+        return instant_of(text, datetime.now(UTC))
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from None
+
+
+def print_json(value: Any) -> None:
+    """A value for programs."""
+    click.echo(json.dumps(value, indent=2, default=str))
