@@ -118,8 +118,9 @@ class Provider:
             if not await self._read(http, reader, seen):
                 return None
         except h11.RemoteProtocolError as error:
-            self._note(seen)
             seen.fault = str(error)
+            if not seen.method:
+                self.seen.append(seen)
             writer.write(b"HTTP/1.1 %d Refused\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
                          % error.error_status_hint)  # fmt: skip
             return None
@@ -143,7 +144,7 @@ class Provider:
                 case h11.Request():
                     seen.method, seen.target = event.method, event.target
                     seen.fields = list(event.headers.raw_items())
-                    self._note(seen)
+                    self.seen.append(seen)
                 case h11.Data():
                     seen.body += bytes(event.data)
                 case h11.EndOfMessage():
@@ -152,10 +153,6 @@ class Provider:
                     return True
                 case _:
                     return False
-
-    def _note(self, seen: Seen) -> None:
-        if seen not in self.seen:
-            self.seen.append(seen)
 
 
 class _Agent(asyncio.Protocol):
