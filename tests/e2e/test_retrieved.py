@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import AsyncIterator
+from base64 import b64decode
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +17,7 @@ from proxy.spool.writer import SpoolWriter
 from proxy.wire.tap import mint_id
 from tests.e2e.pipeline import Pipeline, pipeline
 
+CORPUS = Path(__file__).resolve().parents[2].parent / "shared" / "corpus"
 REQUEST = {"model": "gpt-5", "input": "think long", "background": True}
 QUEUED = {"id": "resp_1", "object": "response", "model": "gpt-5", "status": "queued", "output": []}
 ITEM = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "42"}]}
@@ -160,3 +164,45 @@ async def test_the_call_may_be_read_after_what_retrieved_it(tmp_path, dsn, first
         for writer in writers:
             writer.close()
     assert row["response_text"] == "42"
+
+
+def recorded() -> Iterator[tuple[bytes, list[bytes]]]:
+    """Answers that began a background response, as providers sent them, and those retrieved."""
+    begun: dict[str, bytes] = {}
+    retrieved: dict[str, list[bytes]] = {}
+    for name in ("openai.responses", "openai.other"):
+        with gzip.open(CORPUS / f"{name}.jsonl.gz") as lines:
+            for line in filter(lambda text: b"background" in text or b'"GET"' in text, lines):
+                exchange = json.loads(line)
+                request, body = exchange["request"], exchange["response"].get("body_b64")
+                answer = b64decode(body or "")
+                if request["method"] == "GET" and "/responses/resp" in request["path"]:
+                    id = request["path"].partition("?")[0].rpartition("/")[2]
+                    retrieved.setdefault(id, []).append(answer)
+                elif (
+                    answer.startswith(b"{")
+                    and b'"queued"' in answer
+                    and json.loads(answer).get("status") == "queued"
+                ):
+                    begun[json.loads(answer)["id"]] = answer
+    for id in begun.keys() & retrieved.keys():
+        yield begun[id], retrieved[id]
+
+
+@pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus is not beside the repository")
+async def test_recorded_background_responses_are_completed(tmp_path, dsn):
+    cases = list(recorded())
+    assert len(cases) >= 3
+    async with pipeline(tmp_path, dsn, "http://127.0.0.1:1") as stand:
+        writer = SpoolWriter(stand.config.spool_dir, max_bytes=2**30)
+        for number, (begun, answers) in enumerate(cases):
+            write(writer, begun, 100 * number, is_retrieval=False)
+            for later, answer in enumerate(answers, 1):
+                write(writer, answer, 100 * number + later)
+        async with stand.recording():
+            await stand.until_settled()
+        rows = await stand.rows()
+        writer.close()
+    assert [row["finish_reason"] for row in rows] == ["completed"] * len(cases)
+    assert all(row["response_text"] or row["tool_calls"] for row in rows)
+    assert all(row["usage_source"] == "provider" for row in rows)
