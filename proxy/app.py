@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from proxy.admin.server import AdminServer
 from proxy.config import Config
+from proxy.crash import on_loop_error
 from proxy.enrich.canonical import Digests
 from proxy.errors import SpoolUnusable, StoreMisconfigured, StoreUnavailable
 from proxy.linker import Linker
@@ -61,6 +62,7 @@ def _run(config: Config, role: Callable[[], Coroutine[Any, Any, None]]) -> None:
     listener = configure(config.log)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.get_loop().set_exception_handler(on_loop_error)
             runner.run(role())
     finally:
         listener.stop()

@@ -25,6 +25,7 @@ import click
 from proxy import __version__, cli_data
 from proxy.config import Config, effective, is_debugging, load, share_metrics
 from proxy.errors import ProxyError
+from proxy.log import describe
 from proxy.options import F, instant, print_json, with_config
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class _Commands(click.Group):
         except Exception as error:
             if is_debugging():
                 raise
-            _fail(f"internal error: {type(error).__name__} (AGENT_TELEMETRY_DEBUG=1 shows more)", 1)
+            _fail(f"internal error: {describe(error)} (AGENT_TELEMETRY_DEBUG=1 shows more)", 1)
         sys.exit(0)
 
 

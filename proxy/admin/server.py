@@ -8,6 +8,7 @@ where `admin.token` is set, a bearer token.
 from __future__ import annotations
 
 import hmac
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -17,6 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.admin.conservation import ConservationCollector, SpoolSums
 from proxy.config import Config, is_loopback, split_listen
+from proxy.log import describe, event
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Probe = Callable[[], Awaitable[bool]]
@@ -64,20 +66,28 @@ class AdminServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         refusal = None if request.path in _OPEN_PATHS else self._refusal(request)
-        response = refusal or await handler(request)
+        try:
+            response = refusal or await handler(request)
+        except web.HTTPException as error:  # an unknown path or method
+            response = _error(error.status, error.reason)
+        except Exception as error:  # noqa: BLE001  the top of a request; aiohttp may show a traceback
+            event("the admin listener failed", logging.ERROR, error=describe(error))
+            response = _error(500, "an error inside agent-telemetry; its log names it")
         response.headers.update(_HEADERS)
         return response
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         admin = self._config.admin
-        if _host_name(request.host) not in self._hosts():
+        # Not `request.host`, which an absolute request target overrides.
+        if _host_name(request.headers.get("Host", "")) not in self._hosts():
             return _error(421, "this Host is not served here; add it to admin.hosts if it is yours")
         is_open = request.path == "/metrics" and admin.metrics_open
         if admin.token is None or is_open:
             return None
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         wanted = admin.token.get_secret_value()
-        if hmac.compare_digest(given.encode(), wanted.encode()):
+        # A header may hold any bytes; aiohttp has decoded them so.
+        if hmac.compare_digest(given.encode("utf-8", "surrogateescape"), wanted.encode()):
             return None
         return _error(401, "send the header Authorization: Bearer ADMIN_TOKEN")
 
