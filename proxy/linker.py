@@ -11,6 +11,7 @@ Two kinds of news: calls that were not placed yet, and turns that have been idle
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from proxy.config import Config
 from proxy.enrich.summary import summary
 from proxy.enrich.threads import given, place, turns_of, wanted
 from proxy.enrich.turns import ending, idle_at
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, StoreMisconfigured, StoreUnavailable
 from proxy.log import describe, event
 from proxy.metrics import LinkerMetrics
 from proxy.record import TelemetryRecord
@@ -59,28 +60,36 @@ class Linker:
         self._config = config
         self._store = store
         self._metrics = metrics
+        self._calls_max = CALLS_MAX
 
     async def run(self) -> None:
         """Work until cancelled. While the database is away, wait with growing pauses."""
         pause_s = POLL_S
         while True:
             try:
-                changes = await self.step(datetime.now(UTC))
-            except Exception as error:  # noqa: BLE001 - recording goes on, whatever fails here
+                changes = await self.step(datetime.now(UTC), self._calls_max)
+                self._calls_max = min(CALLS_MAX, self._calls_max * 2)
+            except (StoreUnavailable, StoreMisconfigured) as error:
                 if pause_s == POLL_S:
-                    is_known = isinstance(error, ProxyError)
-                    event(
-                        "linker waits",
-                        logging.WARNING if is_known else logging.ERROR,
-                        reason=str(error) if is_known else describe(error),
-                    )
+                    event("linker waits", logging.WARNING, reason=str(error))
                 pause_s = min(PAUSE_MAX_S, pause_s * 2)
+            except Exception as error:  # noqa: BLE001 - one conversation must not stop the others
+                await self._retreat(error)
             else:
                 pause_s = POLL_S
                 self._announce(changes)
                 if not changes.is_idle:
                     continue
             await asyncio.sleep(pause_s)
+
+    async def _retreat(self, error: Exception) -> None:
+        """After a step that cannot be done: take fewer calls; set a single one aside."""
+        if self._calls_max > 1:
+            self._calls_max = max(1, self._calls_max // 8)
+            return
+        event("call not linked", logging.ERROR, reason=describe(error))
+        with contextlib.suppress(ProxyError):  # the database went away meanwhile: again later
+            await self._store.set_first_aside()
 
     async def settle(self, now: datetime) -> Changes:
         """Work until there is no news at this instant."""
@@ -194,14 +203,15 @@ class _Judgement:
         return ended, due
 
     def _touched(self, moved: Iterable[UUID]) -> set[UUID | None]:
-        """The turns of these calls, and those that they follow."""
-        placements = self._judged.placements
+        """The turns that these calls belong to or follow, now or before."""
+        now = self._judged.placements
         found: set[UUID | None] = set()
         for id in moved:
-            where = placements[id]
-            found.add(where.turn)
-            if where.parent is not None and where.parent in placements:
-                found.add(placements[where.parent].turn)
+            for where in (now[id], self._known[id].placement):
+                if where is not None:
+                    found.add(where.turn)
+                    if where.parent is not None and where.parent in now:
+                        found.add(now[where.parent].turn)
         return found
 
     async def _summarise(

@@ -34,6 +34,16 @@ _IS_BEHIND = "SELECT EXISTS (SELECT FROM agent_links WHERE is_pending)"
 _PENDING = """
 SELECT call_id, facts FROM agent_links WHERE is_pending ORDER BY created_at, call_id LIMIT $1
 """
+_SKIP_PENDING = """
+UPDATE agent_links SET is_pending = FALSE WHERE call_id = (
+    SELECT call_id FROM agent_links WHERE is_pending ORDER BY created_at, call_id LIMIT 1
+)
+"""
+_SKIP_DUE = """
+UPDATE agent_links SET due_at = NULL WHERE call_id = (
+    SELECT call_id FROM agent_links WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1
+)
+"""
 _DUE = """
 SELECT DISTINCT conversation FROM (
     SELECT conversation FROM agent_links WHERE due_at <= $1 ORDER BY due_at LIMIT $2
@@ -167,6 +177,13 @@ class LinkStore:
         connection = await self._connected()
         with translated():
             await write_links(connection, links)
+
+    async def set_first_aside(self) -> None:
+        """Leave the first pending call as it is; where none is pending, the first idle turn."""
+        connection = await self._connected()
+        with translated():
+            if await connection.execute(_SKIP_PENDING) == "UPDATE 0":
+                await connection.execute(_SKIP_DUE)
 
     async def is_behind(self) -> bool:
         """Whether there are calls that have not been placed."""

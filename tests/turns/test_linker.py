@@ -193,6 +193,30 @@ async def test_a_step_that_fails_changes_nothing_and_is_done_again(dsn):
     await store.close()
 
 
+async def test_a_conversation_that_cannot_be_written_does_not_hold_up_the_others(dsn):
+    store, links = Store(dsn), LinkStore(dsn)
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(
+        "ALTER TABLE agent_telemetry ADD CHECK (record_type = 'llm_call' OR session_id <> 'bad')"
+    )
+    talks = [Talk(name).user("one").call("done") for name in ("a", "bad", "c")]
+    await write(store, [record for talk in talks for record in talk.records])
+    work = asyncio.create_task(Linker(CONFIG, links, None).run())
+    async with asyncio.timeout(20):
+        while await links_left(connection):
+            await asyncio.sleep(0.05)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    assert {row["session_id"] for row in await fetch(dsn, SUMMARIES)} == {"a", "c"}
+    await connection.close()
+    await links.close()
+    await store.close()
+
+
+async def links_left(connection):
+    return await connection.fetchval("SELECT count(*) FROM agent_links WHERE is_pending")
+
+
 async def test_calls_are_judged_again_on_request(dsn):
     talk = Talk("s").user("one").call("done")
     await linked(dsn, talk.records, random.Random(2))
