@@ -18,7 +18,6 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
 from collections import deque
@@ -31,14 +30,13 @@ from proxy.spool.journal import Journal, State
 from proxy.spool.load import segment_records
 from proxy.spool.page import read_page
 from proxy.spool.segment import VERSION, Found, Kind
-from proxy.spool.segment_file import open_segment, walk
+from proxy.spool.segment_file import FOR_NOW, NOT_SOON, READ_TRIES_MAX, open_segment, walk
 from proxy.spool.sockets import begins_socket
 from proxy.spool.totals import Captured, Loss, id_ms
 from proxy.spool.tracked import Tracked
 
 CARRY_SEGMENTS = 3  # an open call this far behind is copied, so that segments can go
 SCAN_BYTES_MAX = 64 * 1024 * 1024  # per call of `advance`
-_FOR_NOW = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class _Segment:
@@ -70,10 +68,15 @@ class SlotFollower:
         self._is_incomplete = False  # a segment, or a part of one, could not be read
         self._is_caught_up = False
         self._is_changed = False
+        self._refusals = 0  # of the disk, at the place that is to be read next
         self.ready: deque[Tracked] = deque()  # ended or crashed, to be delivered
         self.news: dict[bytes, Tracked] = {}  # sockets of which there is something to deliver
-        for key in carried_keys(path):
-            self._load_carried(key)
+        try:
+            for key in carried_keys(path):
+                self._load_carried(key)
+        except OSError:
+            self._journal.close()
+            raise
 
     @property
     def path(self) -> Path:
@@ -126,7 +129,11 @@ class SlotFollower:
         """Whether everything there is has been read."""
         scanned_bytes = 0
         while len(self.ready) < wanted and scanned_bytes < SCAN_BYTES_MAX:
-            later = next((n for n in slot.segments(self._path) if n > self._number), None)
+            try:
+                numbers = slot.list_segments(self._path)
+            except OSError:
+                return False  # an empty directory looks otherwise
+            later = next((n for n in numbers if n > self._number), None)
             if self._file is not None:
                 before = self._offset
                 if not self._scan(self._file, wanted, before + SCAN_BYTES_MAX):
@@ -147,24 +154,34 @@ class SlotFollower:
                     self._take(item)
                 else:
                     self._note_damage(item.offset, item.end)
-                self._offset = item.end
+                self._offset, self._refusals = item.end, 0
                 if len(self.ready) >= wanted or self._offset >= limit:
                     return False
-        except OSError:  # a failing disk: what it does not give back may come back another day
-            self._pass_over()
+        except OSError as error:
+            if self._is_to_be_tried_again(error):
+                return False
+            self._pass_over()  # what it does not give back may come back another day
         return True
+
+    def _is_to_be_tried_again(self, error: OSError) -> bool:
+        """Whether what could not be read may be readable in a moment."""
+        if error.errno in FOR_NOW:
+            return True
+        self._refusals += 1
+        return error.errno not in NOT_SOON and self._refusals < READ_TRIES_MAX
 
     def _begin(self, number: int) -> bool:
         """Open the next segment; False where that cannot be done now."""
         try:
             self._file = open_segment(self._path, number)
         except OSError as error:
-            if error.errno in _FOR_NOW:
+            if self._is_to_be_tried_again(error):
                 return False
             self._is_blind = self._is_incomplete = True
         else:
             self._segments[number] = _Segment()
         self._number, self._offset, self._damage_end = number, 0, -1
+        self._refusals = 0
         self._delete_segments()
         self._carry_over()
         return True
@@ -270,7 +287,8 @@ class SlotFollower:
             return
         self._is_caught_up = True
         if not self._is_incomplete:
-            self._journal.retain(key for part in self._segments.values() for key in part.settled)
+            settled = (key for part in self._segments.values() for key in part.settled)
+            self._journal.retain([*settled, *carried_keys(self._path)])
 
     def _note_damage(self, offset: int, end: int) -> None:
         if offset != self._damage_end and self._is_new(offset):
@@ -289,9 +307,9 @@ class SlotFollower:
         self._is_changed = False
 
     def _load_carried(self, key: bytes) -> None:
-        """Take up a call that an earlier reader has carried."""
+        """Take up a call that an earlier reader has carried. Raises OSError: not now."""
         call = Tracked(key, 0, 0)
-        with contextlib.suppress(OSError):
+        try:
             for item in carried(self._path, key):
                 if item.header.kind == Kind.START:
                     call.sequence = item.header.number
@@ -302,6 +320,12 @@ class SlotFollower:
                     break
                 call.meet(item)
                 call.carried_bytes = item.end
+        except OSError as error:
+            if error.errno in FOR_NOW:
+                raise
+            if error.errno not in NOT_SOON:
+                self._is_incomplete = True
+                return  # the file stays for a reader that gets it back
         if call.carried_bytes and key not in self._journal.acknowledged:
             self._waiting[key] = self._open[key] = call
             if call.is_socket:
@@ -327,14 +351,19 @@ class SlotFollower:
             self._note_place()
             self._journal.flush()
 
-    def _drop_carried(self, key: bytes) -> None:
-        with contextlib.suppress(OSError):  # where it stays, the call is met again and is known
+    def _drop_carried(self, key: bytes) -> bool:
+        """Whether the file is gone. Where it stays, the journal has to go on knowing the call."""
+        try:
             carried_path(self._path, key).unlink(missing_ok=True)
+        except OSError:
+            return False
+        return True
 
     def _release(self, call: Tracked) -> None:
         if call.carried_bytes:
             self._journal.secure()
-            self._drop_carried(call.key)
+            if not self._drop_carried(call.key):
+                return
         if call.first_segment in self._segments:
             self._segments[call.first_segment].settled.append(call.key)
         else:

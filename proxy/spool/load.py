@@ -12,7 +12,7 @@ from pathlib import Path
 from proxy.exchange import AnswerHead, End, Exchange, Piece, Start
 from proxy.spool.carry import carried
 from proxy.spool.segment import HEADER_BYTES, Header, Kind, header_at
-from proxy.spool.segment_file import open_segment
+from proxy.spool.segment_file import FOR_NOW, NOT_SOON, READ_TRIES_MAX, open_segment
 from proxy.spool.tracked import Tracked
 
 WINDOW_BYTES = 16 * 1024
@@ -48,7 +48,10 @@ class _Gathered:
 
 
 def load(slot: Path, call: Tracked) -> tuple[Exchange | None, bool]:
-    """The exchange (None: its START cannot be read) and whether records of it are missing."""
+    """The exchange (None: its START cannot be read) and whether records of it are missing.
+
+    Raises OSError where the disk does not give them back now, and may later.
+    """
     parts = _Gathered()
     for record in chain(_carried_records(slot, call), segment_records(slot, call)):
         try:
@@ -69,7 +72,10 @@ def load(slot: Path, call: Tracked) -> tuple[Exchange | None, bool]:
 def segment_records(
     slot: Path, call: Tracked, first: int = 0
 ) -> Iterator[tuple[Header, bytes] | None]:
-    """Each record that was not carried, in order; None for one that cannot be read any more."""
+    """Each record that was not carried, in order; None for one that cannot be read any more.
+
+    Raises OSError as `load` does.
+    """
     opened: dict[int, _Window | None] = {}
     with ExitStack() as stack:
         for position in call.positions[first:]:
@@ -77,10 +83,15 @@ def segment_records(
             if number not in opened:
                 try:
                     opened[number] = _Window(stack.enter_context(open_segment(slot, number)))
-                except OSError:
+                except OSError as error:
+                    _settle_for_none(call, error)
                     opened[number] = None
             window = opened[number]
-            yield window.record(offset, call.key) if window else None
+            try:
+                yield window.record(offset, call.key) if window else None
+            except OSError as error:
+                _settle_for_none(call, error)
+                yield None
 
 
 def _carried_records(slot: Path, call: Tracked) -> Iterator[tuple[Header, bytes] | None]:
@@ -89,8 +100,18 @@ def _carried_records(slot: Path, call: Tracked) -> Iterator[tuple[Header, bytes]
     try:
         for item in carried(slot, call.key):
             yield item.header, bytes(item.payload)
-    except OSError:
+    except OSError as error:
+        _settle_for_none(call, error)
         yield None
+
+
+def _settle_for_none(call: Tracked, error: OSError) -> None:
+    """Return where it is of no use to try again, else raise the error."""
+    if error.errno in FOR_NOW:
+        raise error
+    call.refusals += 1
+    if error.errno not in NOT_SOON and call.refusals < READ_TRIES_MAX:
+        raise error
 
 
 class _Window:
@@ -101,13 +122,11 @@ class _Window:
         self._offset, self._data = 0, b""
 
     def record(self, offset: int, key: bytes) -> tuple[Header, bytes] | None:
-        try:
-            header = header_at(self._bytes(offset, HEADER_BYTES), 0)
-            if header is None or header.key != key:
-                return None
-            return header, self._bytes(offset + HEADER_BYTES, header.length)
-        except OSError:
+        """None: it is not there. Raises OSError."""
+        header = header_at(self._bytes(offset, HEADER_BYTES), 0)
+        if header is None or header.key != key:
             return None
+        return header, self._bytes(offset + HEADER_BYTES, header.length)
 
     def _bytes(self, offset: int, length: int) -> bytes:
         """Raises OSError, also at the end of the file."""

@@ -37,8 +37,10 @@ class Page:
             self._fill()
 
     def write(self, counters: Sequence[int]) -> None:
-        """Raises OSError."""
-        os.pwrite(self._fd, pack(counters), 0)
+        """Raises OSError, also where not all was written: then nobody can read it for now."""
+        data = pack(counters)
+        if os.pwrite(self._fd, data, 0) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         os.close(self._fd)

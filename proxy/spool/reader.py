@@ -123,7 +123,11 @@ class SpoolReader:
             if not follower.ready:
                 break
             call = follower.ready.popleft()
-            exchange, is_damaged = load(follower.path, call)
+            try:
+                exchange, is_damaged = load(follower.path, call)
+            except OSError:
+                follower.ready.append(call)  # behind the others, which may be readable
+                break
             if exchange is None:
                 follower.settle([call], State.LOST, Loss.DAMAGED)
             else:

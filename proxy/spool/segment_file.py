@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -12,6 +13,11 @@ from proxy.spool.segment import RECORD_BYTES_MAX, Damage, Found, scan
 from proxy.spool.slot import segment_path
 
 CHUNK_BYTES = 256 * 1024
+FOR_NOW = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # tried again for ever
+NOT_SOON = frozenset(
+    {None, errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM}
+)  # None: found by our own checks
+READ_TRIES_MAX = 100  # of a place that the disk does not give back, a few seconds in all
 FILE_BYTES_MAX = 2**30  # no writer makes larger ones; what lies behind is not looked at
 
 

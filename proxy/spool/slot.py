@@ -116,11 +116,16 @@ def slots(root: Path) -> list[int]:
 
 
 def segments(slot: Path) -> list[int]:
-    """The numbers of the slot's segments, in order."""
+    """The numbers of the slot's segments, in order; none where they cannot be listed."""
     try:
-        names = os.listdir(slot)
+        return list_segments(slot)
     except OSError:
         return []
+
+
+def list_segments(slot: Path) -> list[int]:
+    """The numbers of the slot's segments, in order. Raises OSError."""
+    names = os.listdir(slot)
     return sorted({int(match[1]) for name in names if (match := _SEGMENT.fullmatch(name))})
 
 

@@ -93,6 +93,9 @@ def _carried(slot: Path, call: Tracked) -> Iterator[tuple[Header, bytes] | None]
 
 
 def _in_segments(slot: Path, call: Tracked) -> Iterator[tuple[Header, bytes] | None]:
-    for record in segment_records(slot, call, call.positions_read):
-        call.positions_read += 1
-        yield record
+    try:
+        for record in segment_records(slot, call, call.positions_read):
+            call.positions_read += 1
+            yield record
+    except OSError:
+        return  # not now: the next part begins there

@@ -27,6 +27,7 @@ class Tracked:
         "pins",
         "positions",
         "positions_read",
+        "refusals",
         "sequence",
         "size_bytes",
         "start",
@@ -41,6 +42,7 @@ class Tracked:
         self.pins: set[int] = set()  # segments that are needed until it is settled
         self.next_part = 0
         self.is_damaged = False
+        self.refusals = 0  # of the disk, to give records of it back
         self.size_bytes = 0
         self.is_socket = False
         self.is_over = False

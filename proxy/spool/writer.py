@@ -218,6 +218,7 @@ class SpoolWriter:
         self._retire()
         self._sync.close()
         self._reserve.close()
+        self._write_page()
         self._page.close()
         os.close(self._lock)
 
