@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from proxy.assemble import Assembler
 from proxy.captured import unpacked
 from proxy.config import Config
+from proxy.enrich.canonical import Digests
 from proxy.errors import ProxyError
 from proxy.store import raw
 from proxy.store.postgres import Store
@@ -28,10 +29,12 @@ class Resubmitted:
     refused: Counter[str] = field(default_factory=Counter)  # by reason
 
 
-async def resubmit(config: Config, store: Store, advance: Callable[[], None]) -> Resubmitted:
+async def resubmit(
+    config: Config, store: Store, advance: Callable[[], None], digests: Digests | None = None
+) -> Resubmitted:
     """Try every quarantined call again. Raises StoreUnavailable or StoreMisconfigured."""
     done = Resubmitted()
-    assembler = Assembler(config)
+    assembler = Assembler(config, digests)
     async for copy in raw.copies(store, kept=False):
         reason = await _tried(assembler, store, copy)
         if reason is None:

@@ -87,11 +87,13 @@ SET conversation = p.conversation, placement = p.placement::jsonb, is_pending = 
 FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS p (call_id, conversation, placement)
 WHERE l.call_id = p.call_id
 """
-# A row of a socket keeps the socket as its parent.
+# A row of a socket keeps the socket as its parent: only what was written here is replaced.
 _PLACE_ROWS = """
 UPDATE agent_telemetry t SET
     session_id = p.session_id, turn_id = p.turn_id, round = p.round,
-    parent_id = CASE WHEN t.capture ? 'socket' THEN t.parent_id ELSE p.parent_id END,
+    parent_id = CASE
+        WHEN t.parent_id IS NULL OR t.parent_id::text = t.capture #>> '{link,parent}'
+        THEN p.parent_id ELSE t.parent_id END,
     capture = COALESCE(t.capture, '{}') || p.capture::jsonb
 FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::integer[], $5::uuid[], $6::text[])
     AS p (id, session_id, turn_id, round, parent_id, capture)
@@ -258,6 +260,7 @@ class Step:
                     "kind": where.kind,
                     "evidence": where.evidence,
                     "thread": where.thread,
+                    "parent": where.parent,
                     "version": where.version,
                 }
             }

@@ -1,12 +1,15 @@
 """Facts are taken from any record, and mean the same however a client writes the same history."""
 
 import json
+from uuid import UUID
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.assemble import Assembler
+from proxy.config import load
 from proxy.enrich.canonical import Called, Result, Said, Typed, parts_of
 from proxy.enrich.facts import link_of, without_content
 from proxy.enrich.results import comparable, is_failure
@@ -14,6 +17,7 @@ from proxy.enrich.threads import place, turns_of
 from proxy.injected import Injection, read
 from proxy.record import TelemetryRecord
 from proxy.turn import Facts
+from tests.pipeline.exchanges import chat
 from tests.turns.scripts import BEGIN, DIGESTS, Talk
 
 NAMES = st.sampled_from(
@@ -182,6 +186,17 @@ def test_a_link_without_content_keeps_what_judging_needs():
     assert bare.facts == link.facts
     assert [output["output"] for output in bare.outputs] == [None]
     assert [output["is_error"] for output in bare.outputs] == [True]
+
+
+def test_where_only_metadata_may_be_kept_the_facts_are_the_same():
+    assembler = Assembler(load(None, {"HOME": "/"}), DIGESTS)
+    id = UUID(int=1)
+    links = [
+        assembler.assembled(chat("a question", id=id, content=content)).beside.link
+        for content in ("full", "metadata")
+    ]
+    assert links[0].facts == links[1].facts
+    assert links[0].facts.kinds == "u"
 
 
 @pytest.mark.parametrize(

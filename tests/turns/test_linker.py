@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from datetime import timedelta
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -162,6 +163,22 @@ async def test_a_summary_holds_what_came_back_from_the_tools(dsn):
     assert [r["latency_ms"] for r in results] == [5000, 5000]
     assert [c["round"] for c in json.loads(row["tool_calls"])] == [1, 1]
     assert row["created_at"] == talk.records[-1].created_at + timedelta(seconds=1, microseconds=1)
+
+
+async def test_a_row_of_a_socket_keeps_the_socket_as_its_parent(dsn):
+    socket = UUID(int=7)
+    talk = Talk("s").user("one").call("hm", [("read", {})]).results("ok")
+    talk.call("done", parent_id=socket).user("two").call("fine")
+    calls, _ = await linked(dsn, talk.records, random.Random(3))
+    first, second, _ = (record.id for record in talk.records)
+    assert [row["parent_id"] for row in calls] == [None, socket, second]
+    links = LinkStore(dsn)
+    await links.judge_again(BEGIN)
+    await Linker(CONFIG, links, None).settle(LATER)
+    await links.close()
+    query = "SELECT capture #>> '{link,parent}' AS parent FROM agent_telemetry WHERE id = '%s'"
+    assert await fetch(dsn, query % second) == [{"parent": str(first)}]
+    assert await fetch(dsn, CALLS) == calls
 
 
 async def test_only_one_linker_works_at_a_time(dsn):
