@@ -458,7 +458,8 @@ def decode(file: Path, config_path: Path | None, as_json: bool) -> None:
     click.echo(view.as_json(row) if as_json else view.as_text(row))
 
 
-main.add_command(cli_data.export)
+for _command in (cli_data.export, cli_data.purge, cli_data.copy, cli_data.doctor):
+    main.add_command(_command)
 
 
 @main.command()

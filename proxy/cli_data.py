@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,3 +173,102 @@ def _options(
         is_strict=redact is not None,
         since_last=since_last,
     )
+
+
+@click.command()
+@with_config
+@click.option("--session", help="Delete this session.")
+@click.option("--project", help="Delete this project; with --session, that session of it.")
+@click.option("--before", callback=instant, help="Delete what is older: 30d, date.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def purge(
+    config_path: Path | None,
+    session: str | None,
+    project: str | None,
+    before: datetime | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Delete recorded calls and turns with everything kept beside them.
+
+    What still waits in the spool is stored later. Recording goes on meanwhile.
+
+    \b
+    Example:
+      agent-telemetry purge --before 90d
+      agent-telemetry purge --project shop --session thread-42 --yes
+    """
+    if session is None and project is None and before is None:
+        raise click.UsageError("say what: --session, --project or --before")
+    config = load(config_path)
+    from proxy import maintenance
+    from proxy.store.purge import Scope
+    from proxy.views import upkeep as view
+
+    scope = Scope(before or datetime.now(UTC), project, session)
+    found = asyncio.run(maintenance.count_purged(config, scope))
+    click.echo(view.extent_as_text(found), err=as_json)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("nobody can be asked here: repeat with --yes")
+        click.confirm("Delete them?", abort=True, err=True)
+    done = asyncio.run(maintenance.purge(config, scope, found.rows))
+    if as_json:
+        print_json(asdict(done))
+    else:
+        click.echo(view.purged_as_text(done))
+
+
+@click.command()
+@with_config
+@click.option("--to", "destination", required=True, metavar="DSN", help="PostgreSQL to copy into.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def copy(config_path: Path | None, destination: str, as_json: bool) -> None:
+    """Copy the configured database, the embedded one included, into another.
+
+    A copy that broke off goes on where it stopped. Stop the recorder before the last one, and
+    start it again with store.dsn set to the destination: where rows differ, these ones win.
+
+    \b
+    Example:
+      agent-telemetry copy --to postgresql://me@db/telemetry
+    """
+    config = load(config_path)
+    from proxy import maintenance
+    from proxy.views import upkeep as view
+
+    tables = asyncio.run(maintenance.copy(config, destination))
+    if as_json:
+        print_json([asdict(table) | {"is_whole": table.is_whole} for table in tables])
+    else:
+        click.echo(view.copied_as_text(tables))
+    if not all(table.is_whole for table in tables):
+        sys.exit(1)
+
+
+@click.command()
+@with_config
+@click.option("--since", callback=instant, default="7d", show_default=True, help="24h, 7d, date.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(config_path: Path | None, since: datetime, as_json: bool) -> None:
+    """Is anything silently wrong? Exits 1 when something needs attention.
+
+    Looks for empty answers, bytes that decoders could not read, cut bodies, failed redaction,
+    rows that were refused, lost and waiting calls, and missing tables or indexes.
+
+    \b
+    Example:
+      agent-telemetry doctor --since 24h
+    """
+    config = load(config_path)
+    from proxy.doctor import examined
+    from proxy.views import upkeep as view
+
+    findings = asyncio.run(examined(config, since))
+    if as_json:
+        print_json([view.finding_as_json(finding) for finding in findings])
+    else:
+        click.echo(view.findings_as_text(findings))
+    if findings:
+        sys.exit(1)

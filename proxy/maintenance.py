@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import datetime
 
 from proxy.config import Config
+from proxy.enrich.canonical import Digests
+from proxy.errors import StoreMisconfigured, StoreUnavailable
 from proxy.progress import progress
-from proxy.reading import dsn_of, opened
+from proxy.reading import dsn_of, opened, remedied
 from proxy.recompute import Changes, recompute_calls
 from proxy.relink import TurnChanges, count_calls, recompute_turns
 from proxy.resubmit import Resubmitted, resubmit
 from proxy.spool.verify import SlotCheck, verify
+from proxy.store import purge as purging
 from proxy.store import raw
 from proxy.store.links import LinkStore
+from proxy.store.migrate import migrate, pending
+from proxy.store.purge import Extent, Purged, Scope
 from proxy.store.raw import Quarantined
+from proxy.store.transfer import Copied, transfer
 
 LOOKS_MAX = 5
 
@@ -39,7 +46,35 @@ async def resubmit_all(config: Config) -> Resubmitted:
     async with opened(config) as store:
         total = await raw.count(store, kept=False)
         with progress("resubmit", total) as advance:
-            return await resubmit(config, store, advance)
+            return await resubmit(config, store, advance, await _digests(config))
+
+
+async def count_purged(config: Config, scope: Scope) -> Extent:
+    """What a purge would delete."""
+    async with opened(config) as store:
+        return await purging.extent(store, scope)
+
+
+async def purge(config: Config, scope: Scope, rows: int) -> Purged:
+    """Delete the scope, about `rows` rows, with everything beside them."""
+    with remedied(config), progress("rows", rows) as advance:
+        return await purging.purge(dsn_of(config), scope, advance)
+
+
+async def copy(config: Config, destination: str) -> list[Copied]:
+    """Copy all tables into another database, which gets the current schema first."""
+    try:
+        await migrate(destination)
+    except (StoreUnavailable, StoreMisconfigured) as error:
+        raise type(error)(f"--to: {error}") from None
+    with remedied(config), ExitStack() as stack:
+        if await pending(dsn_of(config)):
+            raise StoreMisconfigured("the source has an older schema: agent-telemetry migrate")
+        return await transfer(
+            dsn_of(config),
+            destination,
+            lambda rows: stack.enter_context(progress("rows", rows)),
+        )
 
 
 async def recompute_conversations(config: Config, since: datetime) -> TurnChanges:
@@ -59,3 +94,11 @@ async def recompute(config: Config, since: datetime) -> Changes:
         total = await raw.count(store, kept=True, since=since)
         with progress("calls", total) as advance:
             return await recompute_calls(config, store, since, advance)
+
+
+async def _digests(config: Config) -> Digests:
+    links = LinkStore(dsn_of(config))
+    try:
+        return Digests(await links.secret())
+    finally:
+        await links.close()

@@ -60,6 +60,14 @@ def dsn(postgres, template):
 
 
 @pytest.fixture
+def other_dsn(postgres, template):
+    """A second fresh, migrated database."""
+    name = _created(postgres, template)
+    yield _dsn_of(postgres, name)
+    _run(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
 def empty_dsn(postgres):
     """A fresh database without any table."""
     name = _created(postgres, "template0")

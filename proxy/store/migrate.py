@@ -84,6 +84,18 @@ async def migrate(dsn: str) -> list[str]:
         connection.terminate()
 
 
+async def pending(dsn: str) -> list[str]:
+    """The migrations that the database lacks. Raises StoreUnavailable or StoreMisconfigured."""
+    connection = await connect(dsn)
+    try:
+        with translated():
+            is_there = await connection.fetchval(_HAS_MIGRATIONS)
+            rows = await connection.fetch(_NAMES) if is_there else []
+    finally:
+        connection.terminate()
+    return sorted(_files().keys() - {row["name"] for row in rows})
+
+
 async def _migrate(connection: Connection) -> list[str]:
     major = connection.get_server_version().major
     if major < VERSION_MIN:
@@ -104,6 +116,7 @@ async def _migrate(connection: Connection) -> list[str]:
     return list(due)
 
 
+_HAS_MIGRATIONS = "SELECT to_regclass('agent_telemetry_migrations') IS NOT NULL"
 _NAMES = "SELECT name FROM agent_telemetry_migrations"
 _APPLIED = "INSERT INTO agent_telemetry_migrations (name) VALUES ($1)"
 

@@ -1,50 +1,16 @@
 """What was set aside is tried again; what is kept raw is derived again."""
 
-import asyncio
 import json
 import re
 
 import pytest
-from click.testing import CliRunner
 
 from proxy.assemble import Assembler
 from proxy.captured import packed
-from proxy.cli import main
 from proxy.config import load
-from proxy.store.postgres import Store
 from tests.pipeline.exchanges import chat
 
 ASIDE = "sqlstate 23514"
-
-
-@pytest.fixture
-def run(dsn, tmp_path, monkeypatch):
-    """Runs a command against the test's database; returns exit code and what it printed."""
-    monkeypatch.setenv("AGENT_TELEMETRY__DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("DATABASE_URL", dsn)
-
-    def command(*arguments):
-        done = CliRunner().invoke(main, arguments)
-        return done.exit_code, done.stdout
-
-    return command
-
-
-@pytest.fixture
-def database(dsn):
-    """Runs `work(store)` on the test's database."""
-
-    def use(work):
-        async def used():
-            store = Store(dsn)
-            try:
-                return await work(store)
-            finally:
-                await store.close()
-
-        return asyncio.run(used())
-
-    return use
 
 
 def rows(database, query="SELECT * FROM agent_telemetry ORDER BY user_message"):

@@ -1,0 +1,135 @@
+"""Upkeep view: what purge would delete, what copy did, what the doctor found, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from proxy.views.lines import one_line
+
+DETAIL_CHARS_MAX = 160
+NOTHING_WRONG = "nothing is silently wrong"
+
+
+class Extent(Protocol):
+    """What a purge would delete (`store.purge.Extent`)."""
+
+    @property
+    def calls(self) -> int: ...
+    @property
+    def turns(self) -> int: ...
+    @property
+    def conversations(self) -> int: ...
+    @property
+    def oldest(self) -> datetime | None: ...
+    @property
+    def newest(self) -> datetime | None: ...
+
+
+class Purged(Protocol):
+    """What was deleted (`store.purge.Purged`)."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def raw(self) -> int: ...
+    @property
+    def feedback(self) -> int: ...
+    @property
+    def blobs(self) -> int: ...
+
+
+class Copied(Protocol):
+    """What became of a table (`store.transfer.Copied`)."""
+
+    @property
+    def table(self) -> str: ...
+    @property
+    def source(self) -> int: ...
+    @property
+    def written(self) -> int: ...
+    @property
+    def after(self) -> int: ...
+    @property
+    def is_skipped(self) -> bool: ...
+    @property
+    def is_whole(self) -> bool: ...
+
+
+class Finding(Protocol):
+    """Something that needs attention (`doctor.Finding`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def meaning(self) -> str: ...
+    @property
+    def remedy(self) -> str: ...
+    @property
+    def calls(self) -> int: ...
+    @property
+    def details(self) -> Sequence[Mapping[str, Any]]: ...
+
+
+def extent_as_text(extent: Extent) -> str:
+    """What a purge is about to delete."""
+    if extent.oldest is None or extent.newest is None:
+        return "no rows"
+    return (
+        f"{extent.calls} calls and {extent.turns} turns of {extent.conversations} conversations, "
+        f"{extent.oldest:%Y-%m-%d %H:%M} to {extent.newest:%Y-%m-%d %H:%M}, with their links, raw "
+        "exchanges, feedback, and media that nothing else refers to"
+    )
+
+
+def purged_as_text(purged: Purged) -> str:
+    """What a purge has deleted."""
+    return (
+        f"deleted {purged.rows} rows, {purged.raw} raw exchanges, {purged.feedback} feedback, "
+        f"{purged.blobs} media"
+    )
+
+
+def copied_as_text(tables: Sequence[Copied]) -> str:
+    """A line per table, and the verdict."""
+    lines = [f"{'table':<18}{'there':>12}{'written':>12}{'here now':>12}"]
+    for table in tables:
+        note = "  not copied: the destination has links of its own" if table.is_skipped else ""
+        note = note or ("" if table.is_whole else "  rows are missing")
+        lines.append(
+            f"{table.table:<18}{table.source:>12}{table.written:>12}{table.after:>12}{note}"
+        )
+    is_whole = all(table.is_whole for table in tables)
+    return "\n".join([*lines, "all rows are there" if is_whole else "not whole: run it again"])
+
+
+def findings_as_text(findings: Sequence[Finding]) -> str:
+    """A paragraph per finding: what, where, what to do."""
+    if not findings:
+        return NOTHING_WRONG
+    return "\n\n".join("\n".join(_finding(finding)) for finding in findings)
+
+
+def finding_as_json(finding: Finding) -> dict[str, Any]:
+    """A finding as plain values."""
+    return {
+        "name": finding.name,
+        "meaning": finding.meaning,
+        "remedy": finding.remedy,
+        "calls": finding.calls,
+        "details": [dict(detail) for detail in finding.details],
+    }
+
+
+def _finding(finding: Finding) -> list[str]:
+    count = f"{finding.calls} " if finding.calls else ""
+    details = [
+        "  " + one_line("  ".join(f"{n}={_shown(v)}" for n, v in detail.items()), DETAIL_CHARS_MAX)
+        for detail in finding.details
+    ]
+    return [f"{count}{finding.name}: {finding.meaning}", *details, f"  → {finding.remedy}"]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:%Y-%m-%d %H:%M}" if isinstance(value, datetime) else str(value)
