@@ -9,6 +9,7 @@ values or query strings.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import logging.handlers
 import queue
@@ -37,6 +38,15 @@ _UNSAFE = re.compile(
 def escaped(text: str) -> str:
     """The text with every character that could forge a line or drive a terminal made visible."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def json_line(value: Any) -> str:
+    """Any value as JSON on one line that a terminal may show; what JSON lacks becomes text."""
+    try:
+        text = orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # integers beyond 64 bits, nesting beyond 254 levels, lone surrogates
+        text = json.dumps(value, default=str, separators=(",", ":"), ensure_ascii=False)
+    return escaped(text)  # all of it stands in JSON's strings, which stay what they are
 
 
 def event(name: str, level: int = logging.INFO, /, **fields: Any) -> None:
@@ -117,10 +127,10 @@ class _JsonLines(logging.Formatter):
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            "event": escaped(record.getMessage()),
             **{key: _limited(value) for key, value in _fields(record).items() if key != "line"},
         }
-        return orjson.dumps(line, default=str).decode()
+        return json_line(line)
 
 
 class _Console(logging.Formatter):
@@ -131,7 +141,7 @@ class _Console(logging.Formatter):
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         mark = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         rest = " ".join(f"{key}={_limited(value)}" for key, value in fields.items())
-        return f"{time} {mark}{escaped(record.getMessage())} {rest}".rstrip()
+        return escaped(f"{time} {mark}{record.getMessage()} {rest}".rstrip())
 
 
 def _limited(value: Any) -> Any:

@@ -24,7 +24,7 @@ def line(row: Mapping[str, Any], width: int = WIDTH, *, with_content: bool = Tru
     parts = _turn(row) if is_turn else [*_call(row), *_whose(row)]
     if with_content:
         parts += _content(row)
-    text = "  ".join(part for part in parts if part)
+    text = escaped("  ".join(part for part in parts if part))
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

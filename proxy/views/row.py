@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import orjson
-
-from proxy.log import escaped
+from proxy.log import escaped, json_line
 
 TEXT_CHARS_MAX = 600
 
@@ -21,11 +18,8 @@ def as_text(row: Mapping[str, Any]) -> str:
 
 
 def as_json(row: Mapping[str, Any]) -> bytes:
-    """All columns as one JSON object on one line."""
-    try:
-        return orjson.dumps(dict(row), default=str, option=orjson.OPT_NON_STR_KEYS)
-    except TypeError:  # integers beyond 64 bits, nesting beyond 254 levels, lone surrogates
-        return json.dumps(dict(row), default=str, separators=(",", ":")).encode()
+    """All columns as one JSON object on one line, which a terminal may show."""
+    return json_line(dict(row)).encode()
 
 
 def _set(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
