@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from proxy.call import Json, ModelCall, Usage
+from proxy.call import Answer, Json, ModelCall, Prompt, Usage
 from proxy.captured import packed
 from proxy.config import Config
 from proxy.decode.dispatch import decode
@@ -60,6 +60,7 @@ class Assembled:
 
     record: TelemetryRecord
     beside: Beside
+    refusal: str | None = None  # why the exchange is to be set aside
 
 
 class Assembler:
@@ -94,6 +95,16 @@ class Assembler:
         record, blobs, link = self._redacted(replace(record, cost_usd=price), exchange)
         is_kept = self._config.capture.raw == "all" and exchange.start.content == "full"
         return Assembled(record, Beside(blobs, packed(exchange) if is_kept else None, link))
+
+    def given_up(self, exchange: Exchange, reason: str) -> Assembled:
+        """A row of what the wire saw, without looking into any body."""
+        call = ModelCall(Prompt(), Answer())
+        identity = identify(exchange.start, call.prompt)
+        end = exchange.end or _crashed_end(exchange)
+        outcome = _outcome(exchange, end, call)
+        record = _row(exchange, call, identity, end, outcome, _Counted(Usage(), None), [reason])
+        record = _with_capture(metadata_only(record, with_labels=False), rejected=reason)
+        return Assembled(record, Beside(), reason)
 
     def _counted(self, exchange: Exchange, call: ModelCall) -> _Counted:
         """Provider usage; otherwise, or where a stream broke off, the tokenizer's estimate."""

@@ -20,6 +20,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from proxy.assemble import Assembled, Assembler
+from proxy.attempts import TRIES_MAX, Attempts
 from proxy.captured import packed
 from proxy.config import Config
 from proxy.endpoints import RETRIEVED_RESPONSE
@@ -41,6 +42,8 @@ IDLE_S = 0.02  # how often an idle recorder looks for news
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 10.0
 SOCKET_PARTS_MAX = 4  # of a batch: a part may have 8 MiB
 RETRIEVED_MAX = 100  # answers that wait for the row they complete
+
+_FATAL = f"assembling it ended the recorder {TRIES_MAX} times"
 
 T = TypeVar("T")
 
@@ -79,6 +82,7 @@ class Recorder:
         self._store = store
         self._metrics = metrics
         self._assembler = Assembler(config, digests)
+        self._attempts = Attempts(config.data_dir / "attempts")
         self._digests = digests
         self._sockets = OpenSockets(config.capture.max_body_bytes)
         self._retrieved: deque[_Call] = deque()  # not yet known to complete a row
@@ -152,7 +156,21 @@ class Recorder:
             return True
 
     def _calls(self, batch: Sequence[Delivery | SocketDelivery]) -> list[_Call]:
-        return [call for delivery in batch for call in self._calls_of(delivery)]
+        with self._attempts.batch(sum(delivery.tracked.size_bytes for delivery in batch)):
+            return [call for delivery in batch for call in self._attempted(delivery)]
+
+    def _attempted(self, delivery: Delivery | SocketDelivery) -> list[_Call]:
+        """The calls that ended with this delivery, unless looking into it ends the process."""
+        id = delivery.id
+        if not self._attempts.are_spent(id):
+            with self._attempts.at(id):
+                return self._calls_of(delivery)
+        event("call given up", logging.ERROR, id=str(id), reason=_FATAL)
+        if isinstance(delivery, Delivery):
+            given_up = self._assembler.given_up(delivery.exchange, _FATAL)
+            return [_Call(delivery.exchange, given_up, delivery)]
+        self._sockets.refuse(id)
+        return []
 
     def _calls_of(self, delivery: Delivery | SocketDelivery) -> list[_Call]:
         """The calls that ended with this delivery."""
@@ -216,11 +234,12 @@ class Recorder:
         return lines.one_line(text, 80) if text and self._config.log.content else None
 
     async def _stored(self, assembled: Sequence[Assembled]) -> dict[UUID, str]:
-        """Write until the database has taken it; returns the rejected rows with their SQLSTATE."""
+        """Write until the database has taken it; returns what is to be set aside, and why."""
         records = [each.record for each in assembled]
         beside = {each.record.id: each.beside for each in assembled}
         result = await self._persistently(lambda: self._store.write(records, beside))
-        return dict(result.rejected)
+        refused = {each.record.id: each.refusal for each in assembled if each.refusal}
+        return refused | {id: f"sqlstate {code}" for id, code in result.rejected.items()}
 
     async def _persistently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try until the database is there."""
@@ -248,13 +267,13 @@ class Recorder:
             await asyncio.wait_for(self._stopping.wait(), seconds * random.uniform(0.8, 1.2))
             raise asyncio.CancelledError
 
-    async def _set_aside(self, exchange: Exchange, sqlstate: str) -> None:
+    async def _set_aside(self, exchange: Exchange, reason: str) -> None:
         self._metrics.rows_rejected.inc()
         start = exchange.start
-        event("row refused", logging.ERROR, id=str(start.id), sqlstate=sqlstate)
+        event("call set aside", logging.ERROR, id=str(start.id), reason=reason)
         if self._config.capture.raw == "off" or start.content != "full":
             return
-        raw, reason = packed(exchange), f"sqlstate {sqlstate}"
+        raw = packed(exchange)
         await self._persistently(
             lambda: self._store.quarantine(start.id, start.started_at, reason, raw)
         )

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from uuid import UUID
 
 from proxy.errors import SpoolUnusable
 from proxy.exchange import Exchange
@@ -35,6 +36,10 @@ class Delivery:
     is_damaged: bool  # records of it are missing
     slot: int
     tracked: Tracked
+
+    @property
+    def id(self) -> UUID:
+        return self.exchange.start.id
 
 
 class SpoolReader:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from uuid import UUID
 
 from proxy.endpoints import SOCKETS
 from proxy.exchange import AnswerHead, End, Start
@@ -34,6 +35,10 @@ class SocketDelivery:
     is_damaged: bool
     slot: int
     tracked: Tracked
+
+    @property
+    def id(self) -> UUID:
+        return self.part.start.id
 
 
 def begins_socket(start: bytes | memoryview) -> bool:

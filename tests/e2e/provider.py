@@ -141,6 +141,11 @@ class Load:
                 await pacer
                 await asyncio.gather(*self._tasks)
 
+    async def until(self, ended: int) -> None:
+        """Wait until so many calls of the ledger have ended."""
+        while sum(entry.ended for entry in self.ledger) < ended:
+            await asyncio.sleep(0.01)
+
     async def _pace(self, session: aiohttp.ClientSession, prefix: str, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         start, sent = loop.time(), 0

@@ -29,6 +29,7 @@ SETTINGS = {
     "proxy.spool.journal": {"ROTATE_BYTES_MIN": 2000},
     "proxy.spool.writer": {"SpoolWriter.__init__(segment_s)": 0.5},
 }
+POISONED = "proxy.assemble"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
     def find_spec(self, name, path, target=None):
         points = [point for point in POINTS if point.module == name]
-        if not points and name not in SETTINGS:
+        if not points and name not in SETTINGS and name != POISONED:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
@@ -126,6 +127,8 @@ class _Loader(importlib.abc.Loader):
         self._loader.exec_module(module)
         for key, value in SETTINGS.get(self._name, {}).items():
             _set(module, key, value)
+        if self._name == POISONED:
+            poison(module)
         for point in self._points:
             wrap(module, point, armed(self._directory, point))
 
@@ -228,3 +231,15 @@ def _take(path: str) -> bool:
 
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def poison(module) -> None:
+    """A decoder that ends the process where the request says so."""
+    real = module.decode
+
+    def decode(exchange, *rest):
+        if b"poison" in exchange.request:
+            os._exit(3)
+        return real(exchange, *rest)
+
+    module.decode = decode

@@ -1,0 +1,44 @@
+"""A call that ends every process which decodes it: it is set aside, and the others go on."""
+
+from pathlib import Path
+
+from tests.e2e.ledger import check, rows_of
+from tests.e2e.provider import Entry, Load, Provider
+from tests.e2e.stack import Stack, until
+
+SITE = Path(__file__).parent / "site"
+
+
+async def test_a_call_that_kills_its_decoder_is_quarantined_and_holds_nobody_up(tmp_path):
+    provider = Provider(pause_s=0)
+    async with provider.serving() as upstream:
+        stack = Stack(tmp_path / "data", upstream)
+        stack.environment |= {"PYTHONPATH": str(SITE), "FAULTS_ARMED": str(tmp_path)}
+        async with stack:
+            await stack.until_ready()
+            load = Load(stack.url)
+            async with load.running("before"):
+                await load.until(10)
+            async with load.running("poison"):
+                await load.until(11)
+            async with load.running("after"):
+                await load.until(21)
+            poisoned = [entry for entry in load.ledger if entry.name.startswith("poison")]
+            await _set_aside(stack, poisoned)
+            others = [entry for entry in load.ledger if entry not in poisoned]
+            seen, _ = check(provider, others, await rows_of(stack, provider, others))
+    assert seen == len(others) >= 20
+
+
+async def _set_aside(stack: Stack, entries: list[Entry]) -> None:
+    assert entries
+    ids = [entry.row_id for entry in entries]
+
+    async def done() -> bool:
+        found = await stack.fetch("SELECT id::text, exchange FROM agent_raw WHERE reason <> ''")
+        return {row["id"] for row in found if row["exchange"]} == set(ids)
+
+    await until(done, "the calls are quarantined with their bytes")
+    rows = await stack.fetch("SELECT * FROM agent_telemetry WHERE id::text = ANY($1)", ids)
+    assert len(rows) == len(ids)
+    assert all(row["user_message"] is None and row["status"] == 200 for row in rows)
