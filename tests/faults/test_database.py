@@ -1,0 +1,102 @@
+"""The database conversation cut at every message, and poison in every position of a batch."""
+
+import pytest
+
+from proxy.errors import StoreUnavailable
+from proxy.store import postgres
+from proxy.store.postgres import Store
+from tests.faults.poison import POISON
+from tests.faults.scale import IS_FULL, left, note
+from tests.faults.wire import Cut, MessageWire
+from tests.store.rows import record
+
+SUITE = "database"
+ROWS = 3
+CUTS = ("before", "middle", "after", "reset")
+
+
+async def messages_of_two_writes(dsn: str) -> dict[str, list[str]]:
+    async with MessageWire(dsn) as wire:
+        store = Store(wire.dsn)
+        await store.write([record() for _ in range(ROWS)])
+        await store.write([record() for _ in range(ROWS)])
+        await store.close()
+        return wire.messages
+
+
+async def count(dsn: str) -> tuple[int, int]:
+    store = Store(dsn)
+    (row,) = await store.fetch(
+        "SELECT count(*) AS rows, count(DISTINCT id) AS ids FROM agent_telemetry"
+    )
+    await store.close()
+    return row["rows"], row["ids"]
+
+
+async def test_a_cut_at_any_message_stores_each_row_once(dsn):
+    messages = await messages_of_two_writes(dsn)
+    assert {"C", "Z", "G"} <= set(messages["server"])  # CommandComplete, ready, COPY begun
+    cuts = [
+        Cut(side, number, how)
+        for side in ("client", "server")
+        for number in range(len(messages[side]))
+        for how in CUTS
+    ]
+    assert len(cuts) >= 300
+    expected, cut_in_fact = (await count(dsn))[0], 0
+    for cut in cuts if IS_FULL else cuts[3::9]:
+        cut_in_fact += await _written_over(dsn, cut)
+        expected += 2 * ROWS
+        assert await count(dsn) == (expected, expected), cut
+    assert cut_in_fact >= (300 if IS_FULL else 20)
+    note(SUITE, cuts=cut_in_fact, rows_after_cuts=expected)
+
+
+async def test_a_stall_at_any_message_is_given_up_and_written_once(dsn, monkeypatch):
+    messages = await messages_of_two_writes(dsn)
+    monkeypatch.setattr(postgres, "WRITE_TIMEOUT_S", 0.3)
+    stalls = [Cut(side, n, "stall") for side in messages for n in range(len(messages[side]))]
+    expected = (await count(dsn))[0]
+    for stall in stalls if IS_FULL else stalls[5::25]:
+        await _written_over(dsn, stall)
+        expected += 2 * ROWS
+        assert await count(dsn) == (expected, expected), stall
+    note(SUITE, stalls=len(stalls))
+
+
+async def _written_over(dsn: str, cut: Cut) -> bool:
+    """Write two batches as a recorder does: again until they are taken."""
+    async with MessageWire(dsn, cut) as wire:
+        store = Store(wire.dsn)
+        for _ in range(2):
+            batch = [record() for _ in range(ROWS)]
+            for _ in range(3):
+                try:
+                    await store.write(batch)
+                    break
+                except StoreUnavailable:
+                    assert wire.has_cut
+            else:
+                pytest.fail(f"not written at the third attempt: {cut}")
+        await store.close()
+        return wire.has_cut
+
+
+@pytest.mark.parametrize("position", ["first", "middle", "last"])
+async def test_poison_costs_no_other_row(dsn, position):
+    assert len(POISON) >= 500
+    values = POISON if IS_FULL else POISON[:: 1 + len(POISON) // 60]
+    if not left(SUITE, f"poison_{position}", short=1, full=1):
+        pytest.skip("done on this commit")
+    store = Store(dsn)
+    rows = 0
+    for poison in values:
+        batch = [record() for _ in range(4)]
+        at = {"first": 0, "middle": 2, "last": 4}[position]
+        batch.insert(at, record(**poison))
+        result = await store.write(batch)
+        assert result.written == len(batch), poison
+        rows += len(batch)
+    assert await count(dsn) == (rows, rows)
+    await store.close()
+    note(SUITE, **{f"poison_{position}": len(values)})
