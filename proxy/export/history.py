@@ -37,8 +37,17 @@ _CALL_ITEMS = frozenset(
     | {"computer_call"}
 )
 _ARGUMENTS = ("arguments", "input", "args", "action", "operation")
+_USES = ("toolUse", "toolResult")
+_SERVER_TYPES = ("server_tool_use", "nova_")  # what Bedrock's models run by themselves
 _SERVER_PARTS = ("server_tool_use", "mcp_tool_use", "mcp_tool_result", "container_upload")
-_CODE_PARTS = ("executableCode", "codeExecutionResult")  # what Gemini runs by itself
+# What Gemini runs by itself, and marks of Bedrock's.
+_SERVER_MEMBERS = (
+    "executableCode",
+    "codeExecutionResult",
+    "toolCall",
+    "toolResponse",
+    "cachePoint",
+)
 _THOUGHT_NAMES = ("reasoning_content", "reasoning", "thinking", "tool_plan")
 
 
@@ -107,6 +116,8 @@ def _message(message: Json) -> Iterator[Message]:
 
 def _item(item: dict[str, Json], kind: str) -> Iterator[Message]:
     """An item of OpenAI Responses that is no message."""
+    if kind.startswith("tool_search_"):  # which tools were looked up is no part of the talk
+        return
     if kind.endswith("_output"):
         yield Message(Role.TOOL, (_result(item, "call_id", item.get("output")),))
     elif kind in _CALL_ITEMS:
@@ -152,8 +163,9 @@ def _of_model(message: dict[str, Json]) -> Iterator[Part]:
 
 
 def _model_part(part: dict[str, Json]) -> Iterator[Part]:
-    kind = part.get("type")
-    if kind == "tool_use":
+    if _is_the_providers(part):
+        return
+    if part.get("type") == "tool_use":
         yield _called(part, "id")
     elif isinstance(use := part.get("functionCall", part.get("function_call")), dict):
         yield _called(use, "id")
@@ -163,7 +175,7 @@ def _model_part(part: dict[str, Json]) -> Iterator[Part]:
         yield from [thought] if thought.text else []
     elif isinstance(text := part.get("text", part.get("refusal")), str):
         yield from [Text(text)] if text else []
-    elif not _is_the_providers(part):
+    else:
         yield _medium(part)
 
 
@@ -193,7 +205,7 @@ def _of_person(role: Role, message: dict[str, Json]) -> Iterator[Message]:
             others.append(Text(part))
         elif isinstance(part, dict) and (result := _result_part(part)) is not None:
             results.append(result)
-        elif isinstance(part, dict) and isinstance(text := part.get("text"), str):
+        elif isinstance(part, dict) and (text := _typed(part)) is not None:
             others.append(Text(text))
         elif isinstance(part, dict) and not _is_the_providers(part):
             others.append(_medium(part))
@@ -202,6 +214,14 @@ def _of_person(role: Role, message: dict[str, Json]) -> Iterator[Message]:
         yield Message(Role.TOOL, tuple(results))
     if others:
         yield Message(role, tuple(others))
+
+
+def _typed(part: dict[str, Json]) -> str | None:
+    """The words of a part, also of a document that is plain text."""
+    guarded, source = _of(_of(part, "guardContent"), "text"), _of(part, "source")
+    document = source.get("data") if source.get("type") == "text" else None
+    found = (part.get("text"), guarded.get("text"), document)
+    return next((text for text in found if isinstance(text, str)), None)
 
 
 def _result_part(part: dict[str, Json]) -> Result | None:
@@ -221,7 +241,8 @@ def _is_the_providers(part: dict[str, Json]) -> bool:
     return (
         kind in _SERVER_PARTS
         or (isinstance(kind, str) and kind.endswith("_tool_result"))
-        or any(name in part for name in (*_CODE_PARTS, "cachePoint", "guardContent"))
+        or any(name in part for name in _SERVER_MEMBERS)
+        or any(str(_of(part, use).get("type")).startswith(_SERVER_TYPES) for use in _USES)
         or not (part.keys() - {"thoughtSignature", "thought_signature"})
     )
 
@@ -339,6 +360,11 @@ def _content(message: dict[str, Json]) -> list[Json]:
     if isinstance(content, list):
         return content
     return [] if content is None or content == "" else [content]
+
+
+def _of(part: dict[str, Json], name: str) -> dict[str, Json]:
+    value = part.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _list(value: Json) -> list[Json]:

@@ -68,11 +68,13 @@ def _bedrock(part: dict[str, Json]) -> Media | None:
     for kind in ("image", "document", "video"):
         inner = part.get(kind)
         source = inner.get("source") if isinstance(inner, dict) else None
-        if isinstance(inner, dict) and isinstance(source, dict) and "bytes" in source:
-            name = str(inner.get("format"))
-            media_type = f"{'application' if kind == 'document' else kind}/{name}"
-            kept = "file" if kind == "document" else kind
-            return Media(kept, media_type, _data(source["bytes"]))
+        if not isinstance(inner, dict) or not isinstance(source, dict):
+            continue
+        media_type = f"{'application' if kind == 'document' else kind}/{inner.get('format')}"
+        kept = "file" if kind == "document" else kind
+        if isinstance(stored := source.get("s3Location"), dict):
+            return Media(kept, media_type, url=str(stored.get("uri")))
+        return Media(kept, media_type, _data(source.get("bytes")))
     return None
 
 
