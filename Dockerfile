@@ -3,10 +3,18 @@
 #     -e AGENT_TELEMETRY__GATEWAY__CLIENT_TOKENS=… -e AGENT_TELEMETRY__ADMIN__TOKEN=… agent-telemetry
 FROM python:3.13-slim AS build
 WORKDIR /src
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY requirements.lock requirements-build.lock ./
+RUN python -m venv /opt/agent-telemetry \
+ && /opt/agent-telemetry/bin/pip install --require-hashes --only-binary :all: -r requirements.lock \
+ && python -m venv /opt/build \
+ && /opt/build/bin/pip install --require-hashes --only-binary :all: -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY proxy ./proxy
-RUN python -m venv /opt/agent-telemetry \
- && /opt/agent-telemetry/bin/pip install --no-cache-dir --disable-pip-version-check '.[uvloop]'
+# A .pth file would be executed at every start of Python.
+RUN /opt/build/bin/pip wheel --no-deps --no-index --no-build-isolation -w /dist . \
+ && /opt/agent-telemetry/bin/pip install --no-deps --no-index /dist/*.whl \
+ && test -z "$(find /opt/agent-telemetry -name '*.pth')"
 
 FROM python:3.13-slim
 COPY --from=build /opt/agent-telemetry /opt/agent-telemetry

@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 WORKERS ?= auto
+LOCK    = --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+          --custom-compile-command 'make lock'
 
-.PHONY: run test fuzz check coverage bench clean
+.PHONY: run test fuzz check coverage bench audit lock clean
 
 run: $(VENV)/.installed
 	@$(BIN)/agent-telemetry serve $(ARGS)
@@ -26,6 +28,17 @@ coverage: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	@for program in bench/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+
+# Licences, files that run by themselves, an SBOM, known vulnerabilities.
+audit: $(VENV)/.installed-test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[audit]'
+	$(BIN)/python -m tests.security.supply build/sbom.json
+
+# The locks that the image is made from; review what changed.
+lock: $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet $(LOCK) --extra uvloop pyproject.toml -o requirements.lock
+	echo 'setuptools>=77' | $(BIN)/uv pip compile --quiet $(LOCK) - -o requirements-build.lock
 
 # A venv that cannot be made (no ensurepip on some distributions) is made by virtualenv instead.
 $(BIN)/python:
