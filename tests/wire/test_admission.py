@@ -279,3 +279,24 @@ def test_websockets_are_told_from_other_requests():
     raw = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
     assert admitted(b"/openai/v1/realtime", *raw, method="GET").is_websocket
     assert not admitted(b"/openai/v1/realtime", *raw, method="POST").is_websocket
+
+
+@pytest.mark.parametrize(
+    "presented", [b"wrong", b"token-0123456789a", b"token-0123456789b", b"\xff"]
+)
+def test_every_token_is_compared_whole_whatever_is_presented(presented, monkeypatch):
+    """So that the time of a refusal tells neither which token nearly matched nor where."""
+    compared = []
+
+    def compare(one, other):
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr("proxy.wire.admission.hmac.compare_digest", compare)
+    tokens = ("token-0123456789a", "token-0123456789b", "token-0123456789c")
+    admission = Admission(
+        config_of({"fake": {"url": "http://x"}}, gateway={"client_tokens": tokens})
+    )
+    fields = from_raw([(b"Host", b"x"), (b"x-telemetry-token", presented)])
+    admission.decide("GET", b"/fake/v1/models", fields)
+    assert compared == [(presented, token.encode()) for token in tokens]

@@ -279,10 +279,13 @@ async def test_tls_is_verified_with_the_given_authority(authority, ca_file):
     ("names", "options", "is_known"),
     [
         (["another.test"], {}, True),
+        (["*.localhost"], {}, True),
+        (["127.0.0.1"], {}, True),
         (["localhost"], {"not_after": datetime(2020, 1, 1, tzinfo=UTC)}, True),
+        (["localhost"], {"not_before": datetime(2999, 1, 1, tzinfo=UTC)}, True),
         (["localhost"], {}, False),
     ],
-    ids=["wrong name", "expired", "unknown authority"],
+    ids=["wrong name", "wildcard", "address", "expired", "not yet valid", "unknown authority"],
 )
 async def test_a_bad_certificate_gets_no_request(authority, ca_file, names, options, is_known):
     context = serving_as(authority, *names, **options)
@@ -291,6 +294,16 @@ async def test_a_bad_certificate_gets_no_request(authority, ca_file, names, opti
     assert (answer.status, outcome) == (502, Outcome.UPSTREAM_UNREACHABLE)
     assert b"certificate" in answer.body
     assert seen == []
+
+
+async def test_a_certificate_that_vouches_for_itself_gets_no_request():
+    itself = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with itself.private_key_pem.tempfile() as key, itself.cert_pem.tempfile() as certificate:
+        context.load_cert_chain(certificate, key)
+    answer, seen, outcome, _ = await through_tls(context)
+    assert (answer.status, outcome, seen) == (502, Outcome.UPSTREAM_UNREACHABLE, [])
+    assert b"certificate" in answer.body
 
 
 async def test_insecure_is_possible_and_warned_of(authority, caplog):
