@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "proxy"
 STAGES = {"wire", "spool", "decode", "enrich", "store", "views", "export", "admin"}
 SHARED = {"exchange", "call", "turn", "record", "endpoints", "labels", "config", "errors"}
 SHARED |= {"socket_part", "injected"}
-FOUNDATIONS = SHARED | {"metrics", "log"}
+FOUNDATIONS = SHARED | {"metrics", "log", "crash"}
 IMPURE = {"asyncio", "aiohttp", "asyncpg", "os", "pathlib", "time", "logging", "socket"}
 PURE = {
     "turn",
