@@ -17,7 +17,7 @@ import orjson
 from proxy.errors import ConfigError
 
 TRAIN, HELD_OUT = "train", "validation"
-_ROWS_MAX, _BYTES_MAX = 1000, 16 * 1024 * 1024  # of a group of rows in Parquet
+_ROWS_MAX, _BYTES_MAX = 1000, 4 * 1024 * 1024  # of a group of rows in Parquet
 
 
 class Writer(Protocol):

@@ -8,8 +8,8 @@ out: no other model has them. Raises `Unconvertible` for what would be lost othe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from proxy.call import Json
 from proxy.export.media import medium
@@ -24,6 +24,7 @@ from proxy.export.message import (
     Thought,
     Unconvertible,
 )
+from proxy.export.pairing import paired
 
 _ROLES = {
     **dict.fromkeys(("assistant", "model", "CHATBOT"), Role.ASSISTANT),
@@ -61,7 +62,7 @@ def read_history(history: Sequence[Json]) -> tuple[Message, ...]:
                 found[-1] = Message(read.role, last.parts + read.parts)
             elif read.parts:
                 found.append(read)
-    return tuple(_Pairing().messages(found))
+    return tuple(paired(found))
 
 
 def read_answer(row_text: str | None, thoughts: str | None, calls: Json) -> Message:
@@ -76,17 +77,21 @@ def read_answer(row_text: str | None, thoughts: str | None, calls: Json) -> Mess
             text = call.get("raw")
             read = _called(call, "id")
             parts.append(replace(read, text=text) if isinstance(text, str) else read)
-    if not any(isinstance(part, Text | Called) for part in parts):
+    if not any(isinstance(part, Called) or _has_words(part) for part in parts):
         raise Unconvertible("the answer has neither text nor a tool call")
     return Message(Role.ASSISTANT, tuple(parts))
+
+
+def _has_words(part: Part) -> bool:
+    return isinstance(part, Text) and not part.text.isspace()
 
 
 def joined(messages: Sequence[Message], answer: Message) -> tuple[Message, ...]:
     """History and answer as one conversation, ids settled."""
     if messages and messages[-1].role is Role.ASSISTANT:  # an answer that the agent had begun
         merged = Message(Role.ASSISTANT, messages[-1].parts + answer.parts)
-        return tuple(_Pairing().messages([*messages[:-1], merged]))
-    return tuple(_Pairing().messages([*messages, answer]))
+        return tuple(paired([*messages[:-1], merged]))
+    return tuple(paired([*messages, answer]))
 
 
 # --- messages and items ---
@@ -202,11 +207,11 @@ def _of_person(role: Role, message: dict[str, Json]) -> Iterator[Message]:
     others: list[Part] = []
     for part in _content(message):
         if isinstance(part, str):
-            others.append(Text(part))
+            others += [Text(part)] if part else []
         elif isinstance(part, dict) and (result := _result_part(part)) is not None:
             results.append(result)
         elif isinstance(part, dict) and (text := _typed(part)) is not None:
-            others.append(Text(text))
+            others += [Text(text)] if text else []
         elif isinstance(part, dict) and not _is_the_providers(part):
             others.append(_medium(part))
     others += [_medium({"image": image}) for image in _list(message.get("images"))]
@@ -305,51 +310,6 @@ def _result_content(content: Json) -> Iterator[Text | Media]:
         if isinstance(content, dict) and len(content) == 1:
             inner = next(iter(content.values()))  # {"output": …}, {"result": …}, {"error": …}
         yield Text(inner if isinstance(inner, str) else _written(content))
-
-
-@dataclass(slots=True)
-class _Pairing:
-    """Gives every call an id of its own, and results the id and name of the calls they answer."""
-
-    open: list[tuple[str, Called]] = field(default_factory=list)  # by the id that results name
-    used: set[str] = field(default_factory=set)
-
-    def messages(self, messages: Iterable[Message]) -> Iterator[Message]:
-        for message in messages:
-            if message.role is Role.TOOL:
-                if results := tuple(self._answered(message.results)):
-                    yield Message(Role.TOOL, results)
-                continue
-            if self.open:
-                raise Unconvertible("a tool call without its result")
-            yield Message(message.role, tuple(map(self._settled, message.parts)))
-
-    def _settled(self, part: Part) -> Part:
-        if not isinstance(part, Called):
-            return part
-        wanted = part.id or "call"
-        id, number = part.id, 1
-        while not id or id in self.used:
-            id, number = f"{wanted}_{number}", number + 1
-        self.used.add(id)
-        settled = replace(part, id=id)
-        self.open.append((part.id, settled))
-        return settled
-
-    def _answered(self, results: Iterable[Result]) -> Iterator[Result]:
-        for result in results:
-            found = next((each for each in self.open if _fits(*each, result)), None)
-            if found is not None:
-                self.open.remove(found)
-                yield replace(result, id=found[1].id, name=found[1].name)
-            elif not result.id or result.id not in self.used:  # else it was sent twice
-                raise Unconvertible("the result of a tool call that is not in the history")
-
-
-def _fits(id: str, call: Called, result: Result) -> bool:
-    if result.id and id:
-        return id == result.id
-    return not result.name or call.name == result.name
 
 
 # --- values ---

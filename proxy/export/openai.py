@@ -27,6 +27,7 @@ from proxy.export.message import (
     Unconvertible,
 )
 
+_WEB = ("https:", "http:")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Members = dict[str, Json]
@@ -88,8 +89,8 @@ def _openai_message(message: Message) -> Iterator[Json]:
         found: Members = {"role": "assistant", "content": message.text or None}
         yield found | ({"tool_calls": calls} if calls else {})
         return
-    if any(medium.kind != "image" for medium in message.media):
-        raise Unconvertible("sound or a file, which this format cannot hold")
+    if not all(map(_is_picture, message.media)):
+        raise Unconvertible("sound, a file or a stored picture, which this format cannot hold")
     yield {"role": message.role.value, "content": _content(message)}
 
 
@@ -161,6 +162,12 @@ def _medium(medium: Media) -> Json:
         return {"type": "input_audio", "input_audio": {"data": medium.data, "format": name}}
     file: Members = {"file_data": url_of(medium)}
     return {"type": "file", "file": file | ({"filename": medium.name} if medium.name else {})}
+
+
+def _is_picture(medium: Media) -> bool:
+    """Whether OpenAI can see it: a picture that is at hand or on the web."""
+    is_near = medium.url is None and medium.media_type.startswith("image/")
+    return medium.kind == "image" and (is_near or (medium.url or "").startswith(_WEB))
 
 
 def url_of(medium: Media) -> str:

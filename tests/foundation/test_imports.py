@@ -11,7 +11,9 @@ SHARED = {"exchange", "call", "turn", "record", "endpoints", "labels", "config",
 SHARED |= {"socket_part", "injected"}
 FOUNDATIONS = SHARED | {"metrics", "log", "crash"}
 IMPURE = {"asyncio", "aiohttp", "asyncpg", "os", "pathlib", "time", "logging", "socket"}
-PURE = {
+_EXPORT = ("message", "history", "pairing", "media", "tools", "conversation", "trace", "tree")
+_EXPORT += ("formats", "openai", "anthropic", "gemini", "sharegpt", "card")
+PURE = {f"export/{name}" for name in _EXPORT} | {
     "turn",
     "injected",
     "wire/headers",
