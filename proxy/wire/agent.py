@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,6 +18,8 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.wire.refusals import Refusal
+
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER for no time: closing sends RST
 
 _log = logging.getLogger("proxy.wire")
 
@@ -37,7 +41,14 @@ class Relayed(web.StreamResponse):
 class AgentConnection(RequestHandler):
     """An agent's connection. `server` counts it and bounds their number."""
 
-    __slots__ = ("_deadline", "_head_bytes", "_requests_seen", "_server", "tunnel")
+    __slots__ = (
+        "_deadline",
+        "_head_bytes",
+        "_requests_seen",
+        "_server",
+        "ends_by_close",
+        "tunnel",
+    )
 
     def __init__(self, server: AgentServer, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
@@ -46,6 +57,9 @@ class AgentConnection(RequestHandler):
         self._head_bytes = 0
         self._requests_seen = 0
         self.tunnel: asyncio.Protocol | None = None
+        self.ends_by_close = (
+            False  # the answer's end is the connection's, so a cut has to be a reset
+        )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._server.is_full:
@@ -108,8 +122,12 @@ class AgentConnection(RequestHandler):
 
     def abort(self) -> None:
         """Cut the connection, so that the agent sees a broken answer and no clean end."""
-        if self.transport is not None:
-            self.transport.abort()
+        if self.transport is None:
+            return
+        if self.ends_by_close:
+            raw = self.transport.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
 
     def become_tunnel(self, tunnel: asyncio.Protocol) -> None:
         """After a 101: hand every further byte, and those that wait, to `tunnel`."""

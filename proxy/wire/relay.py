@@ -331,6 +331,8 @@ class Call:
         lines = headers.to_agent(head.fields, self._row_id)
         if is_chunked:
             lines.append(b"Transfer-Encoding: chunked\r\n")
+        elif head.framing in (Framing.CHUNKED, Framing.CLOSE):
+            self._agent.ends_by_close = True
         if self._relay.is_draining or (self._upload is not None and not self._upload.is_whole):
             self._keeps_alive = False
         if not self._keeps_alive:

@@ -247,6 +247,29 @@ async def test_an_answer_cut_short_never_looks_whole(start, how):
     assert s.sink.only.response_body == b"abc"
 
 
+@pytest.mark.parametrize("start", CUT[1:])
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_an_agent_that_reads_until_close_is_reset_by_a_cut_answer(start, how):
+    """An HTTP/1.0 agent, which many fronts are, has no other way to tell the end."""
+    if how == "close" and start is CUT[3]:
+        return
+
+    released = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.message()
+        await peer.send(start)
+        await released.wait()
+        getattr(peer, how)()
+
+    async with stand(script) as s:
+        await s.agent.send(post(CHAT, version=b"1.0"))
+        await s.sink.until(lambda: s.sink.order[-1:] == ["response"])
+        released.set()
+        with pytest.raises(ConnectionResetError):
+            await s.agent.rest()
+
+
 @pytest.mark.parametrize("at", [0, 1, 9, 16, 30, 43])
 async def test_an_answer_cut_in_its_head_is_a_bad_gateway(at):
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"
