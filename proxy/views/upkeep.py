@@ -93,12 +93,12 @@ def purged_as_text(purged: Purged) -> str:
 
 def copied_as_text(tables: Sequence[Copied]) -> str:
     """A line per table, and the verdict."""
-    lines = [f"{'table':<18}{'there':>12}{'written':>12}{'here now':>12}"]
+    lines = [f"{'table':<18}{'source':>12}{'written':>12}{'destination':>13}"]
     for table in tables:
         note = "  not copied: the destination has links of its own" if table.is_skipped else ""
         note = note or ("" if table.is_whole else "  rows are missing")
         lines.append(
-            f"{table.table:<18}{table.source:>12}{table.written:>12}{table.after:>12}{note}"
+            f"{table.table:<18}{table.source:>12}{table.written:>12}{table.after:>13}{note}"
         )
     is_whole = all(table.is_whole for table in tables)
     return "\n".join([*lines, "all rows are there" if is_whole else "not whole: run it again"])
