@@ -57,9 +57,7 @@ class AgentConnection(RequestHandler):
         self._head_bytes = 0
         self._requests_seen = 0
         self.tunnel: asyncio.Protocol | None = None
-        self.ends_by_close = (
-            False  # the answer's end is the connection's, so a cut has to be a reset
-        )
+        self.ends_by_close = False  # while an answer's end is the connection's: a cut must be RST
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._server.is_full:

@@ -318,6 +318,7 @@ class Call:
             agent.send(out)
         if agent.writing_paused:
             await self._drain_agent()
+        agent.ends_by_close = False
 
     def _answer_head(self, admitted: Admitted, head: Head, is_chunked: bool) -> bytes:
         self._answer_began = True

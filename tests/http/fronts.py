@@ -17,10 +17,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from proxy.wire.server import Gateway
-from tests.e2e.stack import free_port
 from tests.fakes import PATIENCE_S, MemorySink
 from tests.http.cases import Case
-from tests.http.observe import Observation, Provider, observe
+from tests.http.observe import Address, Observation, Provider, observe
 from tests.wire.gateways import config_of, running
 
 OURS = "ours"
@@ -40,38 +39,38 @@ async def through(name: str, cases: Sequence[Case]) -> list[Observation]:
     """Every case through one front, in order."""
     async with AsyncExitStack() as stack:
         lanes = [await stack.enter_async_context(Provider().serving()) for _ in range(LANES)]
-        ports = await stack.enter_async_context(_front(name, [lane.port for lane in lanes]))
+        where = await stack.enter_async_context(_front(name, [lane.port for lane in lanes]))
         waiting = list(enumerate(cases))[::-1]
         found: dict[int, Observation] = {}
 
-        async def work(port: int, provider: Provider) -> None:
+        async def work(address: Address, provider: Provider) -> None:
             while waiting:
                 number, case = waiting.pop()
-                found[number] = await observe(case, port, provider)
+                found[number] = await observe(case, address, provider)
 
         async with asyncio.TaskGroup() as group:
-            for port, lane in zip(ports, lanes, strict=True):
-                group.create_task(work(port, lane))
+            for address, lane in zip(where, lanes, strict=True):
+                group.create_task(work(address, lane))
     return [found[number] for number in range(len(cases))]
 
 
 @asynccontextmanager
-async def _front(name: str, providers: list[int]) -> AsyncIterator[list[int]]:
-    """The ports of a front's lanes."""
+async def _front(name: str, providers: list[int]) -> AsyncIterator[list[Address]]:
+    """The addresses of a front's lanes."""
     match name:
         case "direct":
-            yield providers
+            yield list(providers)
         case "ours":
             async with AsyncExitStack() as stack:
                 yield [await stack.enter_async_context(_gateway(port)) for port in providers]
         case "nginx":
             command = ["nginx", "-e", "stderr", "-c"]
-            async with _process(providers, _nginx_configuration, command) as ports:
-                yield ports
+            async with _process(providers, _nginx_configuration, command) as sockets:
+                yield sockets
         case _:
             command = ["haproxy", "-db", "-f"]
-            async with _process(providers, _haproxy_configuration, command) as ports:
-                yield ports
+            async with _process(providers, _haproxy_configuration, command) as sockets:
+                yield sockets
 
 
 @asynccontextmanager
@@ -93,43 +92,42 @@ def _port_of(gateway: Gateway) -> int:
 @asynccontextmanager
 async def _process(
     providers: list[int],
-    configuration: Callable[[Path, list[tuple[int, int]]], str],
+    configuration: Callable[[Path, list[tuple[str, int]]], str],
     command: list[str],
-) -> AsyncIterator[list[int]]:
-    ports = [free_port() for _ in providers]
-    with tempfile.TemporaryDirectory(prefix="agent-telemetry-") as directory:
-        file = Path(directory) / "front.conf"
-        file.write_text(configuration(Path(directory), list(zip(ports, providers, strict=True))))
-        process = subprocess.Popen(
-            [*command, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+) -> AsyncIterator[list[Address]]:
+    with tempfile.TemporaryDirectory(prefix="fronts-") as directory:
+        sockets = [f"{directory}/{lane}" for lane in range(len(providers))]
+        file, log = Path(directory) / "front.conf", Path(directory) / "log"
+        file.write_text(configuration(Path(directory), list(zip(sockets, providers, strict=True))))
+        with log.open("wb") as output:
+            process = subprocess.Popen([*command, str(file)], stdout=output, stderr=output)
         try:
-            for port in ports:
-                await _until_listening(port, process)
-            yield ports
+            for path in sockets:
+                await _until_listening(path, process, log)
+            yield [*sockets]
         finally:
             process.kill()
-            process.communicate()
+            process.wait()
 
 
-async def _until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
+async def _until_listening(path: str, process: subprocess.Popen[bytes], log: Path) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            assert process.poll() is None, process.communicate()[1]
+            assert process.poll() is None, log.read_text()
             with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                _, writer = await asyncio.open_unix_connection(path)
                 writer.close()
                 return
             await asyncio.sleep(0.02)
 
 
-def _nginx_configuration(directory: Path, lanes: list[tuple[int, int]]) -> str:
+def _nginx_configuration(directory: Path, lanes: list[tuple[str, int]]) -> str:
     servers = "\n".join(
         f"""server {{
-            listen 127.0.0.1:{port};
+            listen unix:{path};
             location / {{ proxy_pass http://127.0.0.1:{provider}; }}
         }}"""
-        for port, provider in lanes
+        for path, provider in lanes
     )
     temporary = "\n".join(
         f"{kind}_temp_path {directory}/{kind};"
@@ -147,10 +145,10 @@ def _nginx_configuration(directory: Path, lanes: list[tuple[int, int]]) -> str:
     }}"""
 
 
-def _haproxy_configuration(directory: Path, lanes: list[tuple[int, int]]) -> str:
+def _haproxy_configuration(directory: Path, lanes: list[tuple[str, int]]) -> str:
     fronts = "\n".join(
-        f"listen lane{port}\n  bind 127.0.0.1:{port}\n  server provider 127.0.0.1:{provider}"
-        for port, provider in lanes
+        f"listen lane{lane}\n  bind unix@{path}\n  server provider 127.0.0.1:{provider}"
+        for lane, (path, provider) in enumerate(lanes)
     )
     return f"""defaults
   mode http

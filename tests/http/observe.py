@@ -170,10 +170,17 @@ class _Agent(asyncio.Protocol):
             self.ended.set_result(None)
 
 
-async def exchange(port: int, raw: bytes) -> tuple[bytes, bool]:
+Address = int | str
+"""Where a front listens: a port on loopback, or the path of a socket."""
+
+
+async def exchange(address: Address, raw: bytes) -> tuple[bytes, bool]:
     """What comes back for these bytes until the connection ends, and whether it did."""
     loop = asyncio.get_running_loop()
-    transport, agent = await loop.create_connection(_Agent, "127.0.0.1", port)
+    if isinstance(address, int):
+        transport, agent = await loop.create_connection(_Agent, "127.0.0.1", address)
+    else:
+        transport, agent = await loop.create_unix_connection(_Agent, address)
     transport.write(raw)
     done, _ = await asyncio.wait({agent.ended}, timeout=CLOSED_WITHIN_S)
     transport.abort()
@@ -181,11 +188,11 @@ async def exchange(port: int, raw: bytes) -> tuple[bytes, bool]:
     return agent.raw, bool(done)
 
 
-async def observe(case: Case, port: int, provider: Provider) -> Observation:
-    """Run a case through the front at this port. A probe behind it shows that the front lives."""
+async def observe(case: Case, address: Address, provider: Provider) -> Observation:
+    """Run a case through this front. A probe behind it shows that the front lives."""
     provider.seen, provider.case = [], case
-    raw, is_closed = await exchange(port, case.request + (b"" if case.is_last else LAST))
-    answer, _ = await exchange(port, PROBE)
+    raw, is_closed = await exchange(address, case.request + (b"" if case.is_last else LAST))
+    answer, _ = await exchange(address, PROBE)
     assert answer.endswith(b"last"), f"nothing answers after {case.group}: {case.name}: {answer!r}"
     seen = [request for request in provider.seen if request.target != PROBE_TARGET]
     return Observation(seen, answers(raw, [request.method for request in seen]), raw, is_closed)
