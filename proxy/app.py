@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -39,6 +40,7 @@ from proxy.wire.server import Gateway
 T = TypeVar("T")
 
 START_RETRY_MAX_S = 1.0
+QUIET_S = 5.0
 LAG_EVERY_S = 0.1
 FLUSH_S = 5.0  # how long a recorder that is asked to stop works on what is in the spool
 
@@ -83,7 +85,7 @@ async def _gateway(config: Config, sock: socket.socket | None, lifeline: int | N
     sink, metrics = _sink(config), GatewayMetrics.create()
     gateway = Gateway(config, sink)
     await gateway.start(sock)
-    counting = asyncio.create_task(_count(gateway, metrics), name="count")
+    counting = asyncio.create_task(_tend(gateway, sink, metrics), name="tend")
     watching = asyncio.create_task(_watch_lag(metrics), name="lag")
     await stop.wait()
     stop.clear()
@@ -121,8 +123,8 @@ def _sink(config: Config) -> StallGuard | None:
     return StallGuard(writer)
 
 
-async def _count(gateway: Gateway, metrics: GatewayMetrics) -> None:
-    """Copy the worker's plain counters into its metrics, so that no call pays for them."""
+async def _tend(gateway: Gateway, sink: StallGuard | None, metrics: GatewayMetrics) -> None:
+    """Once a second: seal an old segment, and copy plain counters into metrics."""
     seen: dict[str, int] = {}
 
     def gained(name: str, now: int) -> int:
@@ -130,6 +132,8 @@ async def _count(gateway: Gateway, metrics: GatewayMetrics) -> None:
         return now - before
 
     while True:
+        if sink is not None:
+            sink.seal_if_due()
         stats = gateway.stats
         metrics.connections.set(gateway.connections)
         for kind in ("recorded", "passthrough", "refused"):
@@ -156,8 +160,12 @@ async def _recorder(config: Config, lifeline: int | None) -> None:
         await _until_stopped(stop, lambda: _migrated(config))
     links = LinkStore(dsn_of(config))
     secret = await _until_stopped(stop, links.secret)
+    if secret is None:  # asked to stop: what is in the spool waits for the next recorder
+        await links.close()
+        reader.close()
+        return
     store = Store(dsn_of(config))
-    recorder = Recorder(config, reader, store, RecorderMetrics(), Digests(secret or b""))
+    recorder = Recorder(config, reader, store, RecorderMetrics(), Digests(secret))
     work = asyncio.create_task(recorder.run(), name="recorder")
     linking = asyncio.create_task(Linker(config, links, LinkerMetrics()).run(), name="linker")
     waiting = asyncio.create_task(stop.wait(), name="stop")
@@ -187,13 +195,16 @@ async def _migrated(config: Config) -> bool:
 async def _until_stopped(
     stop: asyncio.Event, attempt: Callable[[], Coroutine[Any, Any, T]]
 ) -> T | None:
-    """Try until it works or the process is asked to stop (None). Says each new reason once."""
-    said, pause_s = "", 0.1
+    """Try until it works or the process is asked to stop (None). Says each new reason once.
+
+    A database that is only just starting beside us is no news.
+    """
+    said, pause_s, quiet_until = "", 0.1, time.monotonic() + QUIET_S
     while not stop.is_set():
         try:
             return await attempt()
         except (StoreUnavailable, StoreMisconfigured, SpoolUnusable) as error:
-            if str(error) != said:
+            if str(error) != said and time.monotonic() > quiet_until:
                 said = str(error)
                 event("recorder waits", logging.WARNING, reason=said)
         with contextlib.suppress(TimeoutError):

@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +45,9 @@ class _Commands(click.Group):
             super().main(*args, **(kwargs | {"standalone_mode": False}))
         except click.exceptions.Exit as leave:
             sys.exit(leave.exit_code)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            sys.exit(0)
         except click.ClickException as error:
             context = error.ctx if isinstance(error, click.UsageError) else None
             hint = f" (see {context.command_path} --help)" if context else ""
@@ -506,17 +509,19 @@ async def _print_rows(
 
 
 async def _show_session(config: Config, session: str) -> None:
-    """The rows of one session, for the demonstration: once both of its calls are stored."""
+    """The demonstration's two calls and its turn as lines, and the last call's row."""
     from proxy.reading import rows
     from proxy.store.selection import Selection
+    from proxy.views import lines as line_view
     from proxy.views import row as row_view
 
-    found = 0
+    call: Mapping[str, Any] = {}
     async for row in rows(config, Selection(session=session), 10, follows=True):
-        click.echo(f"\n{row_view.as_text(row)}")
-        found += 1
-        if found == 2:
-            return
+        click.echo(line_view.line(row, shutil.get_terminal_size((PIPE_WIDTH, 0)).columns))
+        if row["record_type"] == "turn_summary":
+            break
+        call = row
+    click.echo(f"\n{row_view.as_text(call)}")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

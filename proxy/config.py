@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -83,7 +83,7 @@ class Gateway(Section):
     def _open_only_on_purpose(self) -> Gateway:
         if not is_loopback(self.listen) and not self.client_tokens and not self.allow_open:
             raise ValueError(
-                f"listen = {self.listen!r} is reachable from other machines: set client_tokens, "
+                f"listen: {self.listen} is reachable from other machines; set client_tokens, "
                 "or allow_open = true if that is meant"
             )
         return self
@@ -107,7 +107,8 @@ class Upstream(Section):
             raise ValueError("write it as http://HOST[:PORT][/PATH] or https://…")
         if parts.query or parts.fragment or parts.username or parts.password:
             raise ValueError("no user, query or fragment; give a key as api_key")
-        _ = parts.port  # raises ValueError where it is no number
+        if not _has_port_number(parts):
+            raise ValueError("the port must be a number")
         return value.rstrip("/")
 
     @field_validator("http_proxy")
@@ -158,9 +159,14 @@ class Store(Section):
         if value is None or not value.get_secret_value():
             return None
         parts = urlsplit(value.get_secret_value())
-        if parts.scheme not in ("postgresql", "postgres"):
-            raise ValueError("write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
-        _ = parts.port
+        text = value.get_secret_value()
+        is_url = text.startswith(("postgresql://", "postgres://")) and " " not in text
+        if not is_url or not _has_port_number(parts):
+            # The value is never quoted: a part of the password may stand where the port should.
+            raise ValueError(
+                "write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with / # @ and blanks "
+                "in the password percent-encoded"
+            )
         return value
 
 
@@ -326,6 +332,14 @@ def is_loopback(listen: str) -> bool:
     return False
 
 
+def _has_port_number(parts: SplitResult) -> bool:
+    try:
+        _ = parts.port
+    except ValueError:
+        return False
+    return True
+
+
 def _checked_listen(value: str) -> str:
     if value.startswith("unix:/"):
         return value
@@ -416,6 +430,9 @@ def _state_dir(environ: Mapping[str, str]) -> Path:
     return Path(base) / "agent-telemetry"
 
 
+_KEY_IN_MESSAGE = re.compile(r"([a-z_]+(?:\.[a-z_]+)?): ")
+
+
 def _explain(error: ValidationError, path: Path | None, sources: dict[tuple[str, ...], str]) -> str:
     """The first problem as one line: source, key, what is wrong, what to do."""
     first = error.errors(include_url=False, include_input=False)[0]
@@ -427,5 +444,7 @@ def _explain(error: ValidationError, path: Path | None, sources: dict[tuple[str,
         message = "unknown key; config.example.toml lists every key"
     elif first["type"] == "missing":
         message = "is missing; set it"
+    if key := _KEY_IN_MESSAGE.match(message):  # of a rule that looks at several keys
+        keys, message = (*keys, key[1]), message[key.end() :]
     rest = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{where}: {'.'.join(keys) or 'settings'}: {message}{rest}"

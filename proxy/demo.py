@@ -53,7 +53,7 @@ async def run(say: Callable[[str], None], show: Callable[[Config, str], Any]) ->
             base = f"http://{config.gateway.listen}/p/demo/s/demo-session/demo/v1"
             say(f"agent: base_url = {base}")
             await _agent(config, say)
-            say("\nthe rows, as `agent-telemetry tail` shows them:")
+            say("\nthe calls, as `agent-telemetry tail` shows them, and the last one's row:")
             await show(config, "demo-session")
         finally:
             with contextlib.suppress(ProcessLookupError):

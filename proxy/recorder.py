@@ -109,12 +109,16 @@ class Recorder:
         settings = self._config.store
         deadline = time.monotonic() + settings.batch_delay_ms / 1000
         found: list[Delivery | SocketDelivery] = []
+        room_bytes = BATCH_BYTES_MAX
         while True:
             room = settings.batch_rows - len(found)
-            found += self._reader.read(max_exchanges=room, max_bytes=BATCH_BYTES_MAX)
+            more = self._reader.read(max_exchanges=room, max_bytes=room_bytes)
+            found += more
+            room_bytes -= sum(each.tracked.size_bytes for each in more)
             parts = sum(isinstance(each, SocketDelivery) for each in found)
             found += self._reader.read_sockets(SOCKET_PARTS_MAX - parts)
-            is_due = time.monotonic() >= deadline or len(found) >= settings.batch_rows
+            is_full = len(found) >= settings.batch_rows or room_bytes <= 0
+            is_due = is_full or time.monotonic() >= deadline
             if is_due or self._stopping.is_set():
                 return found
             await asyncio.sleep(IDLE_S)

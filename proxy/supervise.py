@@ -12,6 +12,8 @@ The gateway comes first and waits for nothing: not for the database, not for a m
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import logging
 import os
 import signal
@@ -22,10 +24,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from proxy.config import Config, share_metrics, split_listen
 from proxy.enrich.redact import Redactor
-from proxy.errors import ConfigError, ProxyError
+from proxy.errors import ConfigError, ProxyError, StoreUnavailable
 from proxy.log import configure, event
 from proxy.store.embedded import EmbeddedServer
 from proxy.wire.upstream import upstreams_of
@@ -62,7 +65,12 @@ class Supervisor:
         self._config_path = config_path
         self._is_stopping = False
         self._lifeline, self._lifeline_kept = os.pipe()
-        self._server = None if config.dsn else EmbeddedServer(config.data_dir)
+        self._server = (
+            None
+            if config.dsn
+            else EmbeddedServer(config.data_dir, while_waiting=self._tend_while_database_starts)
+        )
+        self._only: IO[bytes] | None = None
         self._database_due_at = 0.0
         self._database_fault = ""
         self._children: list[_Child] = []
@@ -71,9 +79,9 @@ class Supervisor:
         """Start everything, keep it running, stop it in order. Raises ProxyError before that."""
         validate(self._config)
         prepare(self._config)
-        forget_metrics(self._config)
         gateway = listen(self._config.gateway.listen, "gateway.listen")
         admin = listen(self._config.admin.listen, "admin.listen")
+        self._only = forget_metrics(self._config)
         listener = configure(self._config.log)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -105,10 +113,19 @@ class Supervisor:
         self._announce()
         while not self._is_stopping:
             self._keep_database()
-            for child in self._children:
-                if not child.is_running:
-                    self._revive(child)
+            self._tend()
             time.sleep(POLL_S)
+
+    def _tend(self) -> None:
+        for child in self._children:
+            if not child.is_running:
+                self._revive(child)
+
+    def _tend_while_database_starts(self) -> None:
+        """No gateway waits for a recovery, and neither does the one who asks us to stop."""
+        if self._is_stopping:
+            raise StoreUnavailable("asked to stop")
+        self._tend()
 
     def _keep_database(self) -> None:
         """Have the database run. Calls wait in the spool meanwhile, so it is tried for ever."""
@@ -118,7 +135,7 @@ class Supervisor:
         try:
             server.start()
         except ProxyError as error:
-            if str(error) != self._database_fault:
+            if str(error) != self._database_fault and not self._is_stopping:
                 event("embedded database does not start", logging.ERROR, reason=str(error))
             self._database_fault = str(error)
             self._database_due_at = now + RESTART_MAX_S
@@ -176,6 +193,10 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Gateways drain first, the recorder stores what came, the database goes last."""
+        event("stopping; asked again, open calls are cut")
+        for child in self._children:
+            if child.role == "gateway" and child.sock is not None:
+                child.sock.close()  # new calls are refused at once, not left waiting
         drain_s = self._config.gateway.drain_timeout_s + KILL_AFTER_S
         self._end("gateway", drain_s)
         self._end("recorder", STOP_RECORDER_S)
@@ -202,10 +223,17 @@ class Supervisor:
 _SUFFIX = {"openai": "/v1"}
 
 
-def forget_metrics(config: Config) -> None:
-    """Drop the series of earlier runs."""
-    for file in config.metrics_dir.glob("*.db"):
-        file.unlink(missing_ok=True)
+def forget_metrics(config: Config) -> IO[bytes]:
+    """Drop the series of earlier runs, unless another program on this directory still writes them.
+
+    The file returned holds the lock by which others know; keep it open.
+    """
+    only = (config.metrics_dir / "serve.lock").open("ab")
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(only, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for file in config.metrics_dir.glob("*.db"):
+            file.unlink(missing_ok=True)
+    return only
 
 
 def validate(config: Config) -> None:
@@ -270,10 +298,13 @@ def _unix(path: Path) -> socket.socket:
     if path.is_socket():
         with contextlib.suppress(ConnectionRefusedError):
             sock.connect(str(path))
-            raise OSError(98, "another program answers there")
+            raise OSError(errno.EADDRINUSE, "another program answers there")
         path.unlink()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind(str(path))
-    path.chmod(0o600)
+    earlier = os.umask(0o177)
+    try:
+        sock.bind(str(path))
+    finally:
+        os.umask(earlier)
     sock.listen(1024)
     return sock

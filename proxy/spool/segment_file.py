@@ -18,7 +18,7 @@ NOT_SOON = frozenset(
     {None, errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM}
 )  # None: found by our own checks
 READ_TRIES_MAX = 100  # of a place that the disk does not give back, a few seconds in all
-FILE_BYTES_MAX = 2**30  # no writer makes larger ones; what lies behind is not looked at
+FILE_BYTES_MAX = 2**32  # offsets have 32 bits; what lies behind is not looked at
 
 
 def open_segment(slot: Path, number: int) -> io.FileIO:

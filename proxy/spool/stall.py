@@ -98,6 +98,10 @@ class StallGuard:
         """As the writer's; what still waits for the disk here is not waited for longer."""
         await self._writer.synced()
 
+    def seal_if_due(self) -> None:
+        if self._is_direct():
+            self._writer.seal_if_due()
+
     def close(self) -> None:
         """Write what waits, unless the disk stands still for too long, and close the writer."""
         worker = self._worker

@@ -208,6 +208,15 @@ class SpoolWriter:
             async with asyncio.timeout(SYNC_WAIT_MAX_S):
                 await done
 
+    def seal_if_due(self) -> None:
+        """Begin a new segment where the current one is old; to be called now and then.
+
+        Without it the last bodies would stay on the disk of an idle gateway after their commit.
+        """
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                self._segment_for(0)
+
     def close(self) -> None:
         """Write what is owed, sync, and give the slot free."""
         if self._is_closed:

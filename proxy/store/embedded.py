@@ -78,13 +78,20 @@ class EmbeddedServer:
     """Owns the server of one data directory, or waits until it may.
 
     Synchronous and blocking. Call it from the main thread: the server ends with the thread that
-    started it. `settings` are further settings of PostgreSQL.
+    started it. `settings` are further settings of PostgreSQL. A start can take as long as a
+    recovery does: `while_waiting` is called again and again meanwhile, and may raise to end it.
     """
 
-    def __init__(self, data_dir: Path, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        settings: dict[str, str] | None = None,
+        while_waiting: Callable[[], None] = lambda: None,
+    ) -> None:
         self._data_dir = data_dir.resolve()
         self._cluster = _cluster(data_dir)
         self._settings = _SETTINGS | (settings or {})
+        self._while_waiting = while_waiting
         self._lock: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -188,6 +195,7 @@ class EmbeddedServer:
             lines = read_pid_file(self._cluster)
             if len(lines) > 7 and lines[0] == str(self.pid) and lines[7].strip() == "ready":
                 return
+            self._while_waiting()
             time.sleep(POLL_S)
         self._end()
         raise StoreUnavailable(f"PostgreSQL is not ready after {START_S:.0f} s")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -394,7 +395,7 @@ def translated() -> Iterator[None]:
     except (asyncpg.InterfaceError, asyncpg.InternalClientError):
         raise StoreUnavailable("the connection to PostgreSQL was lost") from None
     except OSError as error:  # TimeoutError is one
-        reason = error.strerror or "no answer in time"
+        reason = os.strerror(error.errno) if error.errno else "no answer in time"
         raise StoreUnavailable(f"PostgreSQL does not answer: {reason}") from None
 
 

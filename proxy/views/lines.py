@@ -15,6 +15,7 @@ from proxy.log import escaped
 
 WIDTH = 100
 _GOOD = ("complete", "completed")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BLANKS = re.compile(r"\s+")
 
 
@@ -82,7 +83,7 @@ def _turn(row: Mapping[str, Any]) -> list[str]:
     """`turn session=… stop=… rounds=14 tools=13 tokens=210k/4k cache=92% cost=$0.41 3m12s`."""
     prompt, cached, cost = (row.get(k) for k in ("prompt_tokens", "cached_tokens", "cost_usd"))
     parts = [
-        f"turn session={one_line(str(row.get('session_id')), 36)}",
+        f"turn session={_short_id(row.get('session_id'))}",
         f"stop={one_line(str(row.get('stop_reason')), 60)}",
         f"rounds={row.get('rounds')} tools={row.get('tool_call_count')}",
         f"tokens={count(prompt)}/{count(row.get('completion_tokens'))}",
@@ -102,8 +103,14 @@ def _tools(calls: Any) -> str:
 
 
 def _whose(row: Mapping[str, Any]) -> list[str]:
-    names = [str(row[key]) for key in ("project_id", "session_id") if row.get(key)]
+    names = [_short_id(row[key]) for key in ("project_id", "session_id") if row.get(key)]
     return [one_line("/".join(names), 24)] if names else []
+
+
+def _short_id(name: Any) -> str:
+    """A UUID by its last part, which tells conversations of one minute apart; else the name."""
+    text = str(name)
+    return f"…{text[-8:]}" if _UUID.fullmatch(text) else one_line(text, 36)
 
 
 def _content(row: Mapping[str, Any]) -> list[str]:

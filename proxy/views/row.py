@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -27,7 +28,7 @@ def _set(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _short(value: Any) -> str:
-    is_plain = isinstance(value, str | int | float | bool | Decimal | UUID)
+    is_plain = isinstance(value, str | int | float | bool | Decimal | UUID | datetime)
     text = str(value) if is_plain else as_json({"": value})[4:-1].decode()
     shown = escaped(text)
     rest = len(shown) - TEXT_CHARS_MAX

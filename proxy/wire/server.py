@@ -24,6 +24,7 @@ KEEPALIVE_S = 75.0
 LINGER_S = 10.0  # how long the rest of a refused body is read, so that the agent sees the answer
 BACKLOG = 1024
 _ABORT_WAIT_S = 5.0
+_FLUSH_S, _FLUSH_POLL_S = 5.0, 0.02
 _AIOHTTP_LOGGERS = ("access", "client", "internal", "server", "web", "websocket")
 
 
@@ -88,7 +89,19 @@ class Gateway:
             if connection.is_idle:
                 connection.force_close()
         await self._until_quiet(self._config.gateway.drain_timeout_s)
+        await self._flush()
         await self.close()
+
+    async def _flush(self) -> None:
+        """Let connections whose calls have ended take what still waits in them, for a while."""
+        for connection in self._open():
+            if connection.is_idle and connection.transport is not None:
+                connection.transport.close()
+        deadline = asyncio.get_running_loop().time() + _FLUSH_S
+        while self._open() and asyncio.get_running_loop().time() < deadline:
+            if all(not connection.is_idle for connection in self._open()):
+                return
+            await asyncio.sleep(_FLUSH_POLL_S)
 
     async def close(self) -> None:
         """Cut whatever is open, record it, and return when every call has ended."""

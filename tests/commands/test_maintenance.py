@@ -83,7 +83,7 @@ def keeping(run, monkeypatch):
 def test_rows_are_derived_again_from_their_raw_exchange(run, database, keeping):
     stored_with_raw(database, keeping, chat("one"), chat("two"))
     code, text = run("recompute")
-    assert (code, text) == (0, "2 calls derived again, 0 of them changed\n")
+    assert (code, text.splitlines()[0]) == (0, "2 calls derived again, 0 of them changed")
     database(
         lambda store: store.fetch(
             "UPDATE agent_telemetry SET response_text = 'an older decoder', total_tokens = 0,"
@@ -98,12 +98,12 @@ def test_rows_are_derived_again_from_their_raw_exchange(run, database, keeping):
     one, _ = rows(database)
     assert (one["response_text"], one["total_tokens"]) == ("answer to one", 10)
     assert (one["session_id"], one["round"], one["capture"]["of_linker"]) == ("inferred", 3, 1)
-    assert run("recompute")[1] == "2 calls derived again, 0 of them changed\n"
+    assert run("recompute")[1].startswith("2 calls derived again, 0 of them changed\n")
 
 
 def test_only_calls_since_an_instant_are_derived_again(run, database, keeping):
     stored_with_raw(database, keeping, chat("one"))
-    assert run("recompute", "--since", "1h")[1] == "0 calls derived again, 0 of them changed\n"
+    assert run("recompute", "--since", "1h")[1].startswith("0 calls derived again, 0 of them")
     assert run("recompute", "--since", "2020-01-01")[1].startswith("1 calls")
     assert run("recompute", "--since", "yesterday")[0] == 2
 

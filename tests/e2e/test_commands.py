@@ -108,7 +108,9 @@ def test_the_demonstration_shows_both_rows_of_its_conversation():
     done = run("demo")
     assert done.returncode == 0, done.stderr
     assert "calls get_weather" in done.stdout
-    assert len(re.findall(r"^outcome +complete$", done.stdout, re.MULTILINE)) == 2
+    assert len(re.findall(r"200 ok +demo-model", done.stdout)) == 2
+    assert "stop=completed rounds=2 tools=1" in done.stdout
+    assert re.search(r"^outcome +complete$", done.stdout, re.MULTILINE)
 
 
 async def test_tail_follow_shows_a_call_within_a_second(tmp_path):

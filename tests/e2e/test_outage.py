@@ -11,6 +11,7 @@ from tests.e2e.stack import Stack, until
 
 log = logging.getLogger(__name__)  # shown with --log-cli-level=INFO
 
+CALLS = "SELECT id::text FROM agent_telemetry WHERE record_type = 'llm_call'"
 OUTAGE_S = float(os.environ.get("OUTAGE_S", "6"))  # 60 before a release
 
 
@@ -58,7 +59,7 @@ async def check_rows(stack: Stack, entries: list[Entry]) -> None:
     assert len(wanted) == len(entries) > 100
 
     async def all_stored() -> bool:
-        rows = await stack.fetch("SELECT id::text FROM agent_telemetry")
+        rows = await stack.fetch(CALLS)
         return {row["id"] for row in rows} == wanted and len(rows) == len(wanted)
 
     await stack.until_ready()

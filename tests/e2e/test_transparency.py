@@ -10,6 +10,7 @@ from tests.e2e.replay import CASES, SPLITS, replaying
 from tests.e2e.stack import Stack, free_port, until
 from tests.fakes import Message, connect, post
 
+CALLS = "SELECT id::text, capture FROM agent_telemetry WHERE record_type = 'llm_call'"
 NO_DATABASE = "postgresql://nobody@127.0.0.1:{port}/none"
 
 
@@ -72,7 +73,7 @@ async def check_rows(stack: Stack, ids: list[str]) -> None:
         return (await stack.fetch(query, ids))[0]["count"] == len(ids)
 
     await until(all_stored, "every call has a row")
-    rows = await stack.fetch("SELECT id::text, capture FROM agent_telemetry")
+    rows = await stack.fetch(CALLS)
     assert len(rows) == len(ids)
     captures = {row["id"]: json.loads(row["capture"]) for row in rows}
     for number, row_id in enumerate(ids[: len(CASES)]):

@@ -112,7 +112,8 @@ def test_the_command_offers_every_report():
     assert set(REPORT_NAMES) == set(REPORTS)
 
 
-async def test_tail_shows_turns_as_lines(run):
+async def test_tail_shows_turns_as_lines(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     _, text = await in_thread(run, "tail", "--turns", "--session", "thread-42")
     first = text.splitlines()[0]
     assert "turn session=thread-42 stop=completed rounds=2 tools=1 tokens=30/6 cost=$0.50" in first
