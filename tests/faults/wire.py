@@ -1,8 +1,8 @@
 """Wire: a server between a store and PostgreSQL that knows where messages begin.
 
 At a chosen message of a chosen side it cuts the connection before or after it, in its middle, or
-lets nothing pass until the store gives up. Messages are counted over both sides of the first connection only, so that what is
-tried again afterwards passes.
+lets nothing pass until the store gives up. Messages are counted over both sides of the first
+connection only, so that what is tried again afterwards passes.
 """
 
 import asyncio
