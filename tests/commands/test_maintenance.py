@@ -13,7 +13,10 @@ from tests.pipeline.exchanges import chat
 ASIDE = "sqlstate 23514"
 
 
-def rows(database, query="SELECT * FROM agent_telemetry ORDER BY user_message"):
+CALLS = "SELECT * FROM agent_telemetry WHERE record_type = 'llm_call' ORDER BY user_message"
+
+
+def rows(database, query=CALLS):
     return database(lambda store: store.fetch(query))
 
 
