@@ -153,6 +153,14 @@ class Store(Section):
     retention_days: Count | None = None
     payload_retention_days: Count | None = None
 
+    @field_validator("retention_days", "payload_retention_days")
+    @classmethod
+    def _no_retention_yet(cls, value: int | None) -> int | None:
+        # Nobody may believe that rows are deleted while they are not.
+        if value is not None:
+            raise ValueError("is not acted on yet; run `agent-telemetry purge --before` on a timer")
+        return value
+
     @field_validator("dsn")
     @classmethod
     def _dsn(cls, value: SecretStr | None) -> SecretStr | None:

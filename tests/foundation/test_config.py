@@ -94,6 +94,7 @@ BAD_FILES = [
     ('[upstreams.mine]\nurl = "http://u:p@h"\n', "api_key"),
     ('[upstreams]\nmine = "http://h"\n', "[upstreams.NAME]"),
     ('[upstreams.mine]\nurl = "http://h"\nhttp_proxy = "socks5://h"\n', "http://HOST:PORT"),
+    ("[store]\nretention_days = 9\n", "purge --before"),
     ('[admin]\nlisten = "0.0.0.0:81"\n', "admin.token"),
     ('[admin]\ntoken_file = "/does/not/exist"\n', "admin.token_file"),
     ("a = [\n", "is not valid TOML"),
