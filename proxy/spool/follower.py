@@ -289,6 +289,16 @@ class SlotFollower:
         if not self._is_incomplete:
             settled = (key for part in self._segments.values() for key in part.settled)
             self._journal.retain([*settled, *carried_keys(self._path)])
+            self._count_vanished()
+
+    def _count_vanished(self) -> None:
+        """Calls that an earlier reader had found, was not done with, and that rotted since."""
+        found = self._settled.sequence + self._settled.found
+        done = self._settled.stored + self._settled.quarantined + sum(self._settled.lost.values())
+        vanished = found - done - len(self._waiting)
+        if vanished > 0:
+            self._settled.lost[Loss.DAMAGED] += vanished
+            self._is_changed = True
 
     def _note_damage(self, offset: int, end: int) -> None:
         if offset != self._damage_end and self._is_new(offset):
