@@ -103,12 +103,12 @@ def why_no_container():
     if missing:
         return f"needs {', '.join(missing)}"
     tried = subprocess.run(
-        ["unshare", "-m", "sh", "-c", CONTAINER, "sh", "/", *AS_USER, "true"],
+        ["unshare", "-m", "sh", "-c", CONTAINER, "sh", "/", *AS_USER, sys.executable, "-c", ""],
         capture_output=True,
         text=True,
         check=False,
     )
-    return "" if tried.returncode == 0 else f"no mount namespace here: {tried.stderr.strip()}"
+    return "" if tried.returncode == 0 else f"not here (/tmp is hidden): {tried.stderr.strip()}"
 
 
 @contextlib.asynccontextmanager
