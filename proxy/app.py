@@ -23,7 +23,7 @@ from proxy.crash import on_loop_error
 from proxy.enrich.canonical import Digests
 from proxy.errors import SpoolUnusable, StoreMisconfigured, StoreUnavailable
 from proxy.linker import Linker
-from proxy.log import configure, event
+from proxy.log import configure, event, leave
 from proxy.metrics import GatewayMetrics, LinkerMetrics, RecorderMetrics
 from proxy.probe import gateway_answers
 from proxy.reading import dsn_of, is_ready
@@ -67,7 +67,7 @@ def _run(config: Config, role: Callable[[], Coroutine[Any, Any, None]]) -> None:
             runner.get_loop().set_exception_handler(on_loop_error)
             runner.run(role())
     finally:
-        listener.stop()
+        leave(listener)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import logging.handlers
+import os
 import queue
 import re
 import sys
@@ -66,18 +67,33 @@ def describe(error: BaseException) -> str:
 class Writer(logging.handlers.QueueListener):
     """The thread that writes lines."""
 
+    is_blocked = False  # after `stop`: a line is still being written
+
     def stop(self) -> None:
         """Write what waits and end; a reader that blocks stdout is not waited for."""
-        if self._thread is None:
+        thread = self._thread
+        if thread is None:
             return
         with contextlib.suppress(queue.Full):
             self.enqueue_sentinel()
-        self._thread.join(STOP_S)
+        thread.join(STOP_S)
         self._thread = None
+        self.is_blocked = thread.is_alive()
 
     def enqueue_sentinel(self) -> None:
         """Raises queue.Full where nothing is read for a while."""
         self.queue.put(self._sentinel, timeout=STOP_S)  # type: ignore[attr-defined]  # the library's own name
+
+
+def leave(writer: Writer) -> None:
+    """End logging, as the last thing that a process does.
+
+    Where stdout is still blocked the process ends here: the interpreter's own way out waits for
+    the lock of that stream.
+    """
+    writer.stop()
+    if writer.is_blocked:
+        os._exit(1 if sys.exc_info()[0] else 0)
 
 
 def configure(settings: Log, stream: TextIO | None = None) -> Writer:

@@ -29,7 +29,7 @@ from typing import IO
 from proxy.config import Config, share_metrics, split_listen
 from proxy.enrich.redact import Redactor
 from proxy.errors import ConfigError, ProxyError, StoreUnavailable
-from proxy.log import configure, event
+from proxy.log import configure, event, leave
 from proxy.store.embedded import EmbeddedServer
 from proxy.wire.upstream import upstreams_of
 
@@ -90,7 +90,7 @@ class Supervisor:
             self._watch()
         finally:
             self._stop()
-            listener.stop()
+            leave(listener)
 
     def _on_signal(self, number: int, frame: object) -> None:
         """Stop; asked a second time, have gateways cut what they wait for."""

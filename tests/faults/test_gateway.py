@@ -1,0 +1,210 @@
+"""One gateway in trouble: no descriptors, a log nobody reads, a full disk, and being stopped."""
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from proxy.exchange import Outcome
+from proxy.spool.reader import SpoolReader
+from tests.e2e.provider import Provider, whole
+from tests.e2e.stack import Stack, until
+from tests.faults.test_outage import one_call
+from tests.spool.samples import read_all, totals
+
+pytestmark = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
+
+
+@contextlib.asynccontextmanager
+async def gateway(tmp_path: Path, pause_s: float = 0, **settings: str):
+    provider = Provider(pause_s)
+    async with (
+        provider.serving() as upstream,
+        Stack(tmp_path / "data", upstream, role="gateway", **settings) as stack,
+    ):
+        yield stack, provider
+
+
+def spool_of(stack: Stack) -> Path:
+    return Path(stack.environment.get("AGENT_TELEMETRY__SPOOL__DIR", stack.data_dir / "spool"))
+
+
+def recorded(stack: Stack) -> dict[str, Outcome | None]:
+    reader = SpoolReader(spool_of(stack))
+    found = read_all(reader)
+    reader.close()
+    return {str(d.id): d.exchange.end and d.exchange.end.outcome for d in found}
+
+
+async def test_without_descriptors_open_calls_go_on_and_new_ones_come_later(tmp_path):
+    async with gateway(tmp_path, pause_s=0.1) as (stack, _):
+        assert stack.process is not None
+        async with aiohttp.ClientSession() as session:
+            running = asyncio.create_task(one_call(session, stack.url, 1))
+            await until(lambda: has_spooled(stack, 1), "the call has begun")
+            resource.prlimit(stack.process.pid, resource.RLIMIT_NOFILE, (64, 64))
+            crowd = [await connection(stack.port) for _ in range(200)]
+            ids = [await running]
+            for writer in crowd:
+                writer.close()
+            async with asyncio.timeout(20):
+                ids.append(await patient_call(session, stack.url))
+        assert recorded(stack) == dict.fromkeys(ids, Outcome.COMPLETE)
+
+
+async def has_spooled(stack: Stack, calls: int) -> bool:
+    return totals(spool_of(stack)).captured >= calls
+
+
+async def connection(port: int) -> asyncio.StreamWriter:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    return writer
+
+
+async def patient_call(session: aiohttp.ClientSession, url: str) -> str:
+    """As an agent's SDK does: try again until it works."""
+    while True:
+        try:
+            return await one_call(session, url, 2)
+        except (aiohttp.ClientError, AssertionError):
+            await asyncio.sleep(0.1)
+
+
+async def test_a_log_that_nobody_reads_holds_no_call_up(tmp_path):
+    pipe = (tmp_path / "data").with_suffix(".log")
+    os.mkfifo(pipe)
+    held = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        async with gateway(tmp_path) as (stack, _), aiohttp.ClientSession() as session:
+            body = {"messages": [{"content": "no model call: a line in the log for each"}]}
+            for number in range(800):  # of 100 bytes and more; a pipe holds 64 KiB
+                url = f"{stack.url}/openai/v1/{'x' * 60}/{number}"
+                async with session.post(url, json=body) as answer:
+                    assert answer.status == 200
+                    await answer.read()
+            with pytest.raises(BlockingIOError):
+                os.write(held, b"x" * 65_536)  # the pipe is full
+            await one_call(session, stack.url, 1)
+            assert await stack.stop() == 0
+            await stack.start()
+    finally:
+        os.close(held)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_a_stop_lets_streams_end_and_a_second_one_cuts_them(tmp_path, signals):
+    streams = 20
+    async with gateway(tmp_path, pause_s=0.1, GATEWAY__DRAIN_TIMEOUT_S="20") as (stack, provider):
+        assert stack.process is not None
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            calls = [
+                asyncio.create_task(one_call(session, stack.url, 2 * n + 1)) for n in range(streams)
+            ]
+            await until(lambda: reached(provider, streams), "all streams are open")
+            for _ in range(signals):
+                stack.process.send_signal(signal.SIGTERM)
+                await until(lambda: refuses(stack.port), "no new call is taken")
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+            assert await asyncio.to_thread(stack.process.wait, 20) == 0
+        outcomes = set(recorded(stack).values())
+        if signals == 1:
+            assert all(isinstance(end, str) for end in ends)
+            assert outcomes == {Outcome.COMPLETE}
+        else:
+            assert all(isinstance(end, aiohttp.ClientError) for end in ends)
+            assert outcomes == {Outcome.PROXY_CRASHED}
+        assert len(recorded(stack)) == 0  # all were acknowledged
+        assert totals(spool_of(stack)).stored == streams
+        await stack.start()
+
+
+async def reached(provider: Provider, calls: int) -> bool:
+    return len(provider.called) >= calls
+
+
+async def refuses(port: int) -> bool:
+    try:
+        (await connection(port)).close()
+    except OSError:
+        return True
+    return False
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 6 MB."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m,mode=700", "tmpfs", where],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs a right that this user lacks")
+    yield where
+    subprocess.run(["umount", "-l", where], check=True)
+
+
+async def test_on_a_full_disk_calls_are_served_and_keep_their_heads(tmp_path, small_disk):
+    async with gateway(tmp_path, SPOOL__DIR=str(small_disk / "spool")) as (stack, _):
+        filler = small_disk / "filler"
+        async with aiohttp.ClientSession() as session:
+            before = await one_call(session, stack.url, 0)
+            with contextlib.suppress(OSError):
+                filler.write_bytes(bytes(8 * 2**20))
+            with open(filler, "ab", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(512))
+            during = [await one_call(session, stack.url, 2 * n) for n in range(50)]
+            filler.unlink()
+            after = ""
+            while not await is_kept(stack, after):
+                after = await one_call(session, stack.url, 0)
+        reader = SpoolReader(spool_of(stack))
+        found = {str(d.id): d.exchange for d in read_all(reader)}
+        reader.close()
+    counted = totals(spool_of(stack))
+    assert {before, after, *during} <= found.keys()
+    assert all(exchange.end is not None for exchange in found.values())
+    assert found[before].response_body == whole("call 0")
+    assert found[after].response_body == whole("call 0")
+    assert {len(found[id].response_body) for id in during[1:]} == {0}
+    assert sum(counted.lost.values()) == 0
+    assert counted.truncated >= len(during) - 1
+
+
+async def is_kept(stack: Stack, id: str) -> bool:
+    """Whether this call's answer lies in the spool."""
+    await asyncio.sleep(0.01)
+    marked = bytes.fromhex(id.replace("-", ""))
+    for path in spool_of(stack).glob("0/*.seg"):
+        data = path.read_bytes()
+        if marked and marked in data and whole("call 0") in data[data.index(marked) :]:
+            return True
+    return False
+
+
+async def test_where_calls_are_to_be_refused_a_full_disk_does_so(tmp_path, small_disk):
+    settings = {"SPOOL__DIR": str(small_disk / "spool"), "SPOOL__WHEN_FULL": "refuse"}
+    async with gateway(tmp_path, **settings) as (stack, _), aiohttp.ClientSession() as session:
+        await one_call(session, stack.url, 0)
+        filler = small_disk / "filler"
+        with contextlib.suppress(OSError):
+            filler.write_bytes(bytes(8 * 2**20))
+        statuses = []
+        for _ in range(3):
+            body = {"model": "m", "messages": [{"role": "user", "content": "x" * 5000}]}
+            url = f"{stack.url}/openai/v1/chat/completions"
+            async with session.post(url, json=body) as answer:
+                statuses.append(answer.status)
+        assert statuses[-1] == 503
+        filler.unlink()
+        async with asyncio.timeout(10):
+            await patient_call(session, stack.url)
