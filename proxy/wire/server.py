@@ -94,13 +94,14 @@ class Gateway:
 
     async def _flush(self) -> None:
         """Let connections whose calls have ended take what still waits in them, for a while."""
-        for connection in self._open():
-            if connection.is_idle and connection.transport is not None:
-                connection.transport.close()
         deadline = asyncio.get_running_loop().time() + _FLUSH_S
-        while self._open() and asyncio.get_running_loop().time() < deadline:
-            if all(not connection.is_idle for connection in self._open()):
-                return
+        while (left := self._open()) and asyncio.get_running_loop().time() < deadline:
+            idle = [connection for connection in left if connection.is_idle]
+            if not idle and self._relay.stats.active:
+                return  # what is left are calls that did not end in time
+            for connection in idle:  # one whose call ended just now is idle a moment later
+                if connection.transport is not None:
+                    connection.transport.close()
             await asyncio.sleep(_FLUSH_POLL_S)
 
     async def close(self) -> None:
