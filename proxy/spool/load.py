@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from zlib import crc32
 
 from proxy.exchange import AnswerHead, End, Exchange, Piece, Start
 from proxy.spool.carry import carried
@@ -122,11 +123,12 @@ class _Window:
         self._offset, self._data = 0, b""
 
     def record(self, offset: int, key: bytes) -> tuple[Header, bytes] | None:
-        """None: it is not there. Raises OSError."""
+        """None: it is not there, or has rotted since it was found. Raises OSError."""
         header = header_at(self._bytes(offset, HEADER_BYTES), 0)
         if header is None or header.key != key:
             return None
-        return header, self._bytes(offset + HEADER_BYTES, header.length)
+        payload = self._bytes(offset + HEADER_BYTES, header.length)
+        return (header, payload) if crc32(payload) == header.payload_crc else None
 
     def _bytes(self, offset: int, length: int) -> bytes:
         """Raises OSError, also at the end of the file."""
