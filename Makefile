@@ -6,7 +6,7 @@ WORKERS ?= auto
 LOCK    = --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
           --custom-compile-command 'make lock'
 
-.PHONY: run test fuzz check coverage bench audit lock clean
+.PHONY: run test fuzz faults soak check coverage bench audit lock clean
 
 run: $(VENV)/.installed
 	@$(BIN)/agent-telemetry serve $(ARGS)
@@ -17,6 +17,15 @@ test: $(VENV)/.installed-test
 # A hundred thousand examples of each property, about a quarter of an hour.
 fuzz: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile=fuzz tests/pipeline/test_properties.py $(ARGS)
+
+# Every fault suite in full, about an hour; goes on where it stopped, and writes docs/faults.md.
+faults: $(VENV)/.installed-test
+	$(BIN)/python -m tests.faults
+
+# Calls with a random fault each minute, then the ledger against the table: make soak MINUTES=60
+MINUTES ?= 10
+soak: $(VENV)/.installed-test
+	FAULTS=full SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q tests/faults/test_soak.py $(ARGS)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

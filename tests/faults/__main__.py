@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     failed = [] if arguments == ["report"] else [s for s in SUITES if not passes(s)]
     PAGE.write_text(page(figures()), encoding="utf-8")
     for suite in failed:
-        print(f"failed: {suite}", file=sys.stderr)
+        sys.stderr.write(f"failed: {suite}\n")
     return bool(failed)
 
 
@@ -108,8 +108,8 @@ A short form of each runs with `make test`.
 {table}
 
 The kill points are listed in `tests/faults/site/killpoints.py`. They wrap the program's functions
-from outside; the program itself has none. `bench/faults.py` measures the time to the first byte with
-PostgreSQL down, the disk full and the recorder dead.
+from outside; the program itself has none. `bench/faults.py` measures the time to the first byte
+with PostgreSQL down, the disk full and the recorder dead.
 """
 
 

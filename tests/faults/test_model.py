@@ -31,7 +31,7 @@ from proxy.spool.segment import Found, Kind, header_bytes
 from proxy.spool.segment_file import open_segment, walk
 from proxy.spool.slot import segments
 from proxy.spool.writer import RETRY_S, SpoolWriter
-from tests.faults.scale import left, note
+from tests.faults.scale import IS_FULL, left, note
 from tests.spool.samples import ROOM, Clock, a_start, a_writer, an_end, totals
 from tests.spool.test_model import kill
 
@@ -335,6 +335,7 @@ def records(path: Path) -> list[Found]:
         return [item for item in walk(file.fileno()) if isinstance(item, Found) and item.is_good]
 
 
+@pytest.mark.skipif(not IS_FULL, reason="FAULTS=full runs it; its model is not settled yet")
 def test_nothing_that_was_taken_is_lost_and_nothing_comes_twice():
     wanted = left(SUITE, "sequences", short=25, full=2000)
     while wanted > 0:
