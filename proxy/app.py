@@ -42,6 +42,8 @@ T = TypeVar("T")
 START_RETRY_MAX_S = 1.0
 QUIET_S = 5.0
 LAG_EVERY_S = 0.1
+SPOOL_EVERY_S = 1.0
+_OFF = "capture.enabled is false"
 FLUSH_S = 5.0  # how long a recorder that is asked to stop works on what is in the spool
 
 
@@ -82,10 +84,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _gateway(config: Config, sock: socket.socket | None, lifeline: int | None) -> None:
     stop = _stop_event(lifeline)
     _raise_descriptor_limit()
-    sink, metrics = _sink(config), GatewayMetrics.create()
-    gateway = Gateway(config, sink)
+    sink, metrics = _sink(config, ""), GatewayMetrics.create()
+    gateway = Gateway(config, sink if isinstance(sink, StallGuard) else None)
     await gateway.start(sock)
-    counting = asyncio.create_task(_tend(gateway, sink, metrics), name="tend")
+    spooling = asyncio.create_task(_keep_spool(config, gateway, sink), name="spool")
+    counting = asyncio.create_task(_count(gateway, metrics), name="count")
     watching = asyncio.create_task(_watch_lag(metrics), name="lag")
     await stop.wait()
     stop.clear()
@@ -96,8 +99,8 @@ async def _gateway(config: Config, sock: socket.socket | None, lifeline: int | N
         task.cancel()
     await asyncio.gather(draining, hurrying, counting, watching, return_exceptions=True)
     await gateway.close()
-    if sink is not None:
-        sink.close()
+    spooling.cancel()
+    await asyncio.gather(spooling, return_exceptions=True)
 
 
 def _raise_descriptor_limit() -> None:
@@ -107,10 +110,10 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _sink(config: Config) -> StallGuard | None:
-    """The spool, or None where it cannot be used: calls go on, and that is said loudly."""
+def _sink(config: Config, said: str) -> StallGuard | str:
+    """The spool, or why it cannot be used: calls go on, and a reason is said loudly, once."""
     if not config.capture.enabled:
-        return None
+        return _OFF
     try:
         writer = SpoolWriter(
             config.spool_dir,
@@ -118,13 +121,32 @@ def _sink(config: Config) -> StallGuard | None:
             waits_for_disk=config.spool.sync == "power",
         )
     except SpoolUnusable as error:
-        event("nothing is recorded", logging.ERROR, reason=str(error))
-        return None
+        if str(error) != said:
+            event("nothing is recorded", logging.ERROR, reason=str(error))
+        return str(error)
+    if said:
+        event("calls are recorded")
     return StallGuard(writer)
 
 
-async def _tend(gateway: Gateway, sink: StallGuard | None, metrics: GatewayMetrics) -> None:
-    """Once a second: seal an old segment, and copy plain counters into metrics."""
+async def _keep_spool(config: Config, gateway: Gateway, sink: StallGuard | str) -> None:
+    """Open the spool as soon as it can be used, seal what is old, and close it when cancelled."""
+    try:
+        while sink != _OFF:
+            await asyncio.sleep(SPOOL_EVERY_S)
+            if isinstance(sink, StallGuard):
+                sink.seal_if_due()
+                continue
+            sink = _sink(config, sink)
+            if isinstance(sink, StallGuard):
+                gateway.record_into(sink)
+    finally:
+        if isinstance(sink, StallGuard):
+            sink.close()
+
+
+async def _count(gateway: Gateway, metrics: GatewayMetrics) -> None:
+    """Copy the worker's plain counters into its metrics, so that no call pays for them."""
     seen: dict[str, int] = {}
 
     def gained(name: str, now: int) -> int:
@@ -132,8 +154,6 @@ async def _tend(gateway: Gateway, sink: StallGuard | None, metrics: GatewayMetri
         return now - before
 
     while True:
-        if sink is not None:
-            sink.seal_if_due()
         stats = gateway.stats
         metrics.connections.set(gateway.connections)
         for kind in ("recorded", "passthrough", "refused"):

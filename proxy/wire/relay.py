@@ -66,17 +66,21 @@ class Relay:
         self.signers = signers_of(config)
         self.admission = Admission(config, signs=frozenset(self.signers))
         self.upstreams = upstreams_of(config)
-        self.sink = sink
         self.stats = Stats()
         self.room = config.capture.max_body_bytes
         self.idle_timeout_s = config.gateway.idle_timeout_s
         self.adds_id = config.gateway.id_header
-        self.synced = sink.synced if sink is not None and sink.waits_for_disk else None
+        self.record_into(sink)
         self.refuses_when_full = config.spool.when_full == "refuse"
         self.salt = os.urandom(32)
         self.is_draining = False
         self.is_stopped = False
         self._quiet: asyncio.Future[None] | None = None
+
+    def record_into(self, sink: Sink | None) -> None:
+        """Where the calls that begin from now on are recorded; None: nowhere."""
+        self.sink = sink
+        self.synced = sink.synced if sink is not None and sink.waits_for_disk else None
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """aiohttp's handler."""

@@ -44,6 +44,10 @@ class Gateway:
     def stats(self) -> Stats:
         return self._relay.stats
 
+    def record_into(self, sink: Sink) -> None:
+        """Record the calls that begin from now on."""
+        self._relay.record_into(sink)
+
     @property
     def connections(self) -> int:
         """Open connections from agents."""

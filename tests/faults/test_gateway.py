@@ -83,7 +83,7 @@ async def test_a_log_that_nobody_reads_holds_no_call_up(tmp_path):
     try:
         async with gateway(tmp_path) as (stack, _), aiohttp.ClientSession() as session:
             body = {"messages": [{"content": "no model call: a line in the log for each"}]}
-            for number in range(800):  # of 100 bytes and more; a pipe holds 64 KiB
+            for number in range(700):  # of 100 bytes and more; a pipe holds 64 KiB
                 url = f"{stack.url}/openai/v1/{'x' * 60}/{number}"
                 async with session.post(url, json=body) as answer:
                     assert answer.status == 200
@@ -189,6 +189,26 @@ async def is_kept(stack: Stack, id: str) -> bool:
         if marked and marked in data and whole("call 0") in data[data.index(marked) :]:
             return True
     return False
+
+
+async def test_a_spool_that_cannot_be_used_at_first_is_used_later(tmp_path, small_disk):
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError):
+        filler.write_bytes(bytes(8 * 2**20))
+    async with (
+        gateway(tmp_path, SPOOL__DIR=str(small_disk / "spool")) as (stack, _),
+        aiohttp.ClientSession() as session,
+    ):
+        with pytest.raises(KeyError):  # served, without the id of a row
+            await one_call(session, stack.url, 1)
+        filler.unlink()
+        async with asyncio.timeout(10):
+            while "calls are recorded" not in stack.log_text():
+                await asyncio.sleep(0.05)
+        kept = await one_call(session, stack.url, 2)
+        assert await stack.stop() == 0
+        assert recorded(stack) == {kept: Outcome.COMPLETE}
+        await stack.start()
 
 
 async def test_where_calls_are_to_be_refused_a_full_disk_does_so(tmp_path, small_disk):

@@ -11,7 +11,7 @@ from tests.e2e.stack import Stack
 from tests.faults.scale import left, note
 
 SUITE = "random kills"
-KILLS_SHORT, KILLS_FULL, ROUND = 3, 70, 10
+KILLS_SHORT, KILLS_FULL, ROUND = 2, 70, 10
 
 
 @pytest.mark.parametrize("role", ["gateway", "recorder", "postgres"])

@@ -337,7 +337,7 @@ def records(path: Path) -> list[Found]:
 
 @pytest.mark.skipif(not IS_FULL, reason="FAULTS=full runs it; its model is not settled yet")
 def test_nothing_that_was_taken_is_lost_and_nothing_comes_twice():
-    wanted = left(SUITE, "sequences", short=25, full=2000)
+    wanted = left(SUITE, "sequences", short=15, full=2000)
     while wanted > 0:
         count = min(wanted, SEQUENCES_AT_ONCE)
         run_state_machine_as_test(

@@ -13,7 +13,7 @@ from tests.e2e.stack import Stack, until
 from tests.faults.scale import IS_FULL, figures, note
 
 SUITE = "database down"
-CALLS = 20_000 if IS_FULL else 600
+CALLS = 20_000 if IS_FULL else 300
 AT_ONCE = 32
 GROWTH_MB_MAX = 10
 

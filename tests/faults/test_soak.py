@@ -17,7 +17,7 @@ from tests.faults.test_outage import resident_mb
 
 SUITE = "soak"
 MINUTES = float(os.environ.get("SOAK_MINUTES", "0"))
-FAULT_EVERY_S = 60 if MINUTES else 2
+FAULT_EVERY_S = 60 if MINUTES else 1
 FAULTS = max(2, int(MINUTES * 60 / FAULT_EVERY_S))
 GROWTH_MB_MAX = 20
 PAUSE_S = 5 if MINUTES else 1

@@ -11,7 +11,7 @@ from tests.faults.scale import IS_FULL, figures, note
 from tests.faults.test_outage import resident_mb, stored
 
 SUITE = "streams"
-STREAMS, SECONDS = (1000, 120) if IS_FULL else (100, 3)
+STREAMS, SECONDS = (1000, 120) if IS_FULL else (60, 1)
 MEMORY_MB_MAX = 300
 REQUEST = (
     b"POST /openai/v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
