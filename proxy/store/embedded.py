@@ -2,7 +2,7 @@
 
     data_dir/owner.lock      flock: whoever holds it owns the server; others only connect
     data_dir/postgres/       the cluster and its socket
-    data_dir/postgres.new/   a cluster that is being made; renamed when it is whole
+    data_dir/postgres.new*/  a cluster that is being made; renamed when it is whole
     data_dir/postgres.log    what the server says, without statements and values
 
 The server ends when its owner does, however that ends (Linux: PR_SET_PDEATHSIG; elsewhere the
@@ -25,6 +25,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ PORT = 5432  # only part of the socket's file name
 START_S = 60.0  # recovery after a crash included
 STOP_S = 20.0
 POLL_S = 0.01
+_NEW = "postgres.new"
 SOCKET_PATH_MAX = 100  # sun_path holds 104 bytes on macOS, 108 on Linux, with the final NUL
 LOG_BYTES_MAX = 1024 * 1024  # checked at each start; the server says next to nothing
 # Not PG*, which is meant for other servers, and none of the keys that may stand in ours.
@@ -168,6 +170,8 @@ class EmbeddedServer:
         account = _account(self._cluster)
         found = binaries.find(major=_cluster_major(self._cluster), for_others=account is not None)
         end_leftovers(self._cluster, STOP_S)
+        for half_made in self._data_dir.glob(f"{_NEW}*"):
+            shutil.rmtree(half_made, ignore_errors=True)  # what is still written goes next time
         if not self._cluster.exists():
             _create(self._cluster, found, account)
         elif account is not None and self._cluster.stat().st_uid != account[0]:
@@ -281,10 +285,12 @@ def _seen_inside(cluster: Path, found: binaries.Binaries, account: _Account | No
 
 
 def _create(cluster: Path, found: binaries.Binaries, account: _Account | None) -> None:
-    """Make a cluster with our database in it, under another name until it is whole."""
-    new = cluster.with_name("postgres.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(mode=0o700)
+    """Make a cluster with our database in it, under another name until it is whole.
+
+    The name is new each time: the children of an owner that was killed may still write for a
+    moment, and initdb clears the directory that it was told when it is interrupted.
+    """
+    new = Path(tempfile.mkdtemp(prefix=_NEW, dir=cluster.parent))
     if account is not None:
         os.chown(new, *account)
     where = _seen_inside(new, found, account)

@@ -1,12 +1,15 @@
 """The embedded server starts from whatever it finds, and nothing is left behind by a kill."""
 
 import asyncio
+import contextlib
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -251,11 +254,36 @@ def test_half_a_cluster_is_made_anew(tmp_path):
         server.stop()
 
 
+def test_a_half_made_cluster_that_is_still_written_is_not_in_the_way(tmp_path):
+    """As the children of a killed owner do, until the signal of its death has reached them."""
+    old = tmp_path / "postgres.new"
+    over = threading.Event()
+
+    def write():
+        for number in itertools.takewhile(lambda _: not over.is_set(), itertools.count()):
+            with contextlib.suppress(OSError):  # removed at this moment
+                (old / "base").mkdir(parents=True, exist_ok=True)
+                (old / "base" / str(number % 1000)).touch()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    server = EmbeddedServer(tmp_path, FAST)
+    try:
+        assert query(server.start()) == 1
+    finally:
+        over.set()
+        writer.join()
+        server.stop()
+    assert query(server.start()) == 1
+    assert not old.exists()
+    server.stop()
+
+
 def test_a_kill_while_the_cluster_is_made_leaves_nothing_half(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", OWNER, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
-    wait_until((tmp_path / "postgres.new" / "base").exists)
+    wait_until(lambda: any(tmp_path.glob("postgres.new*/base")))
     process.kill()
     process.communicate()
     assert not (tmp_path / "postgres").exists()
