@@ -6,7 +6,7 @@ WORKERS ?= auto
 LOCK    = --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
           --custom-compile-command 'make lock'
 
-.PHONY: run test fuzz faults soak check coverage bench audit lock clean
+.PHONY: run test fuzz faults soak check coverage bench bench-peers audit lock clean
 
 run: $(VENV)/.installed
 	@$(BIN)/agent-telemetry serve $(ARGS)
@@ -35,8 +35,13 @@ check: $(VENV)/.installed-test
 coverage: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term-missing:skip-covered $(ARGS)
 
+# Comparisons with nginx, a frozen reference and, once bench-peers has run, LiteLLM and Portkey.
+# A few minutes; ARGS="--rounds 9 --seconds 4 --write" is the long form that the documentation shows.
 bench: $(VENV)/.installed-test
-	@for program in bench/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+	$(BIN)/python -m bench.compare $(ARGS)
+
+bench-peers: $(VENV)/.installed-test
+	$(BIN)/python -m bench.peers
 
 # Licences, files that run by themselves, an SBOM, known vulnerabilities.
 audit: $(VENV)/.installed-test
