@@ -28,7 +28,7 @@ from proxy.metrics import GatewayMetrics, LinkerMetrics, RecorderMetrics
 from proxy.probe import gateway_answers
 from proxy.reading import dsn_of, is_ready
 from proxy.recorder import Recorder
-from proxy.spool.reader import SpoolReader
+from proxy.source import LocalSource, Source
 from proxy.spool.stall import StallGuard
 from proxy.spool.totals import read_totals, summed
 from proxy.spool.writer import SpoolWriter
@@ -173,8 +173,8 @@ async def _watch_lag(metrics: GatewayMetrics) -> None:
 
 async def _recorder(config: Config, lifeline: int | None) -> None:
     stop = _stop_event(lifeline)
-    reader = await _until_stopped(stop, lambda: _open_reader(config))
-    if reader is None:
+    source = await _until_stopped(stop, lambda: _open_source(config))
+    if source is None:
         return
     if config.store.migrate:
         await _until_stopped(stop, lambda: _migrated(config))
@@ -182,10 +182,10 @@ async def _recorder(config: Config, lifeline: int | None) -> None:
     secret = await _until_stopped(stop, links.secret)
     if secret is None:  # asked to stop: what is in the spool waits for the next recorder
         await links.close()
-        reader.close()
+        await source.close()
         return
     store = Store(dsn_of(config))
-    recorder = Recorder(config, reader, store, RecorderMetrics(), Digests(secret))
+    recorder = Recorder(config, source, store, RecorderMetrics(), Digests(secret))
     work = asyncio.create_task(recorder.run(), name="recorder")
     linking = asyncio.create_task(Linker(config, links, LinkerMetrics()).run(), name="linker")
     waiting = asyncio.create_task(stop.wait(), name="stop")
@@ -197,13 +197,13 @@ async def _recorder(config: Config, lifeline: int | None) -> None:
     await asyncio.gather(work, waiting, linking, return_exceptions=True)
     await links.close()
     await store.close()
-    reader.close()
+    await source.close()
     if work.done() and not work.cancelled() and (error := work.exception()):
         raise error
 
 
-async def _open_reader(config: Config) -> SpoolReader:
-    return SpoolReader(config.spool_dir)
+async def _open_source(config: Config) -> Source:
+    return LocalSource(config.spool_dir, config.capture.max_body_bytes)
 
 
 async def _migrated(config: Config) -> bool:

@@ -31,16 +31,13 @@ from proxy.log import event
 from proxy.metrics import RecorderMetrics
 from proxy.record import TelemetryRecord
 from proxy.retrieved import complete, shows_the_end
-from proxy.sockets import OpenSockets
-from proxy.spool.reader import Delivery, SpoolReader
-from proxy.spool.sockets import SocketDelivery
+from proxy.source import Delivery, Source
 from proxy.store.postgres import Store
 from proxy.views import lines
 
 BATCH_BYTES_MAX = 32 * 1024 * 1024
 IDLE_S = 0.02  # how often an idle recorder looks for news
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 10.0
-SOCKET_PARTS_MAX = 4  # of a batch: a part may have 8 MiB
 RETRIEVED_MAX = 100  # answers that wait for the row they complete
 
 _FATAL = f"assembling it ended the recorder {TRIES_MAX} times"
@@ -54,7 +51,7 @@ class _Call:
 
     exchange: Exchange
     assembled: Assembled
-    source: Delivery | SocketDelivery
+    source: Delivery
 
     @property
     def is_retrieval(self) -> bool:
@@ -67,24 +64,23 @@ class _Call:
 
 
 class Recorder:
-    """Moves exchanges from one spool into one store."""
+    """Moves exchanges from one source into one store."""
 
     def __init__(
         self,
         config: Config,
-        reader: SpoolReader,
+        source: Source,
         store: Store,
         metrics: RecorderMetrics,
         digests: Digests,
     ) -> None:
         self._config = config
-        self._reader = reader
+        self._source = source
         self._store = store
         self._metrics = metrics
         self._assembler = Assembler(config, digests)
         self._attempts = Attempts(config.data_dir / "attempts")
         self._digests = digests
-        self._sockets = OpenSockets(config.capture.max_body_bytes)
         self._retrieved: deque[_Call] = deque()  # not yet known to complete a row
         self._stopping = asyncio.Event()
 
@@ -100,31 +96,30 @@ class Recorder:
             if batch:
                 await self._handle(batch)
                 continue
-            await self._complete(0)  # nothing is in the spool that they could be waiting for
+            await self._complete(is_idle=True)
             if is_last:
                 return
 
-    async def _next_batch(self) -> list[Delivery | SocketDelivery]:
+    async def _next_batch(self) -> list[Delivery]:
         """What has ended, gathered for a short while so that rows are written in batches."""
         settings = self._config.store
         deadline = time.monotonic() + settings.batch_delay_ms / 1000
-        found: list[Delivery | SocketDelivery] = []
+        found: list[Delivery] = []
         room_bytes = BATCH_BYTES_MAX
         while True:
             room = settings.batch_rows - len(found)
-            more = self._reader.read(max_exchanges=room, max_bytes=room_bytes)
+            more = await self._source.read(room, room_bytes)
             found += more
-            room_bytes -= sum(each.tracked.size_bytes for each in more)
-            parts = sum(isinstance(each, SocketDelivery) for each in found)
-            found += self._reader.read_sockets(SOCKET_PARTS_MAX - parts)
+            room_bytes -= sum(each.size_bytes for each in more)
             is_full = len(found) >= settings.batch_rows or room_bytes <= 0
             is_due = is_full or time.monotonic() >= deadline
             if is_due or self._stopping.is_set():
                 return found
             await asyncio.sleep(IDLE_S)
 
-    async def _handle(self, batch: Sequence[Delivery | SocketDelivery]) -> None:
-        found = await asyncio.to_thread(self._calls, batch)
+    async def _handle(self, batch: Sequence[Delivery]) -> None:
+        given_up: list[Delivery] = []
+        found = await asyncio.to_thread(self._calls, batch, given_up)
         calls = [call for call in found if not call.is_retrieval]
         for call in calls:
             self._announce(call.assembled.record)
@@ -134,19 +129,23 @@ class Recorder:
             await self._set_aside(call.exchange, rejected[call.exchange.start.id])
         retrieved = [call for call in found if call.is_retrieval and call.completes]
         self._retrieved += retrieved
-        waiting = [call.source for call in retrieved]
-        self._acknowledge([d for d in batch if d not in waiting], [call.source for call in refused])
-        await self._complete(RETRIEVED_MAX)
+        set_aside = [*given_up, *(call.source for call in refused)]
+        others = {*set_aside, *(call.source for call in retrieved)}
+        stored = [delivery for delivery in batch if delivery not in others]
+        await self._source.acknowledge(stored, set_aside)
+        await self._complete(is_idle=False)
 
-    async def _complete(self, waiting_max: int) -> None:
-        """Complete the rows of retrieved responses; give up the oldest beyond so many.
+    async def _complete(self, *, is_idle: bool) -> None:
+        """Complete the rows of retrieved responses; give up the oldest beyond a number.
 
-        The call that began one may lie in another slot and be read later than what retrieved it.
+        The call that began one may lie elsewhere and be read later than what retrieved it.
         """
         for _ in range(len(self._retrieved)):
             call = self._retrieved.popleft()
-            if await self._completed(call.assembled) or len(self._retrieved) >= waiting_max:
-                self._acknowledge([call.source], [])
+            is_last = is_idle and self._source.is_last(call.source)
+            is_given_up = is_last or len(self._retrieved) >= RETRIEVED_MAX
+            if await self._completed(call.assembled) or is_given_up:
+                await self._source.acknowledge([call.source])
             else:
                 self._retrieved.append(call)
 
@@ -159,56 +158,29 @@ class Recorder:
             )
             return True
 
-    def _calls(self, batch: Sequence[Delivery | SocketDelivery]) -> list[_Call]:
-        with self._attempts.batch(sum(delivery.tracked.size_bytes for delivery in batch)):
-            return [call for delivery in batch for call in self._attempted(delivery)]
+    def _calls(self, batch: Sequence[Delivery], given_up: list[Delivery]) -> list[_Call]:
+        with self._attempts.batch(sum(delivery.size_bytes for delivery in batch)):
+            return [call for each in batch for call in self._attempted(each, given_up)]
 
-    def _attempted(self, delivery: Delivery | SocketDelivery) -> list[_Call]:
+    def _attempted(self, delivery: Delivery, given_up: list[Delivery]) -> list[_Call]:
         """The calls that ended with this delivery, unless looking into it ends the process."""
         id = delivery.id
         if not self._attempts.are_spent(id):
             with self._attempts.at(id):
                 return self._calls_of(delivery)
         event("call given up", logging.ERROR, id=str(id), reason=_FATAL)
-        if isinstance(delivery, Delivery):
-            given_up = self._assembler.given_up(delivery.exchange, _FATAL)
-            return [_Call(delivery.exchange, given_up, delivery)]
-        self._sockets.refuse(id)
+        if delivery.exchange is not None:
+            bare = self._assembler.given_up(delivery.exchange, _FATAL)
+            return [_Call(delivery.exchange, bare, delivery)]
+        given_up.append(delivery)
         return []
 
-    def _calls_of(self, delivery: Delivery | SocketDelivery) -> list[_Call]:
-        """The calls that ended with this delivery."""
-        if isinstance(delivery, SocketDelivery):
-            return [
-                _Call(cut.exchange, self._assembler.assembled(cut.exchange, cut.problems), delivery)
-                for cut in self._sockets.calls(delivery)
-            ]
-        exchange = delivery.exchange
-        if exchange.end and exchange.end.is_recorded_elsewhere:
-            return []
-        damage = ("spool: parts of this exchange were damaged",) if delivery.is_damaged else ()
-        return [_Call(exchange, self._assembler.assembled(exchange, damage), delivery)]
-
-    def _acknowledge(
-        self,
-        batch: Sequence[Delivery | SocketDelivery],
-        refused: Sequence[Delivery | SocketDelivery],
-    ) -> None:
-        """Give back what is dealt with: each call, and each socket with its last part."""
-        for source in refused:
-            if isinstance(source, SocketDelivery):
-                self._sockets.refuse(source.part.start.id)
-        taken: list[Delivery | SocketDelivery] = []
-        set_aside: list[Delivery | SocketDelivery] = []
-        for delivery in batch:
-            if isinstance(delivery, Delivery):
-                (set_aside if delivery in refused else taken).append(delivery)
-            elif delivery.part.is_last:
-                is_whole = self._sockets.close(delivery.part.start.id)
-                (taken if is_whole else set_aside).append(delivery)
-        self._reader.acknowledge(taken)
-        if set_aside:
-            self._reader.acknowledge(set_aside, state="quarantined")
+    def _calls_of(self, delivery: Delivery) -> list[_Call]:
+        return [
+            _Call(call.exchange, self._assembler.assembled(call.exchange, call.problems), delivery)
+            for call in delivery.calls()
+            if not (call.exchange.end and call.exchange.end.is_recorded_elsewhere)
+        ]
 
     def _announce(self, record: TelemetryRecord) -> None:
         self._metrics.observe(record)

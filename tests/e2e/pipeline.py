@@ -16,7 +16,7 @@ from proxy.config import Config
 from proxy.enrich.canonical import Digests
 from proxy.metrics import RecorderMetrics
 from proxy.recorder import Recorder
-from proxy.spool.reader import SpoolReader
+from proxy.source import LocalSource
 from proxy.spool.totals import Totals, read_totals, summed
 from proxy.spool.writer import SpoolWriter
 from proxy.store.postgres import Store
@@ -59,15 +59,15 @@ class Pipeline:
     @asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
         """A recorder. Left, it stops where it is, as one that is killed."""
-        reader = SpoolReader(self.config.spool_dir)
-        recorder = Recorder(self.config, reader, self.store, RecorderMetrics(), Digests(b"key"))
+        source = LocalSource(self.config.spool_dir, self.config.capture.max_body_bytes)
+        recorder = Recorder(self.config, source, self.store, RecorderMetrics(), Digests(b"key"))
         self._work = asyncio.create_task(recorder.run())
         try:
             yield
         finally:
             self._work.cancel()
             await asyncio.wait({self._work})
-            reader.close()
+            await source.close()
             self._raise_failure()
 
     def _raise_failure(self) -> None:
