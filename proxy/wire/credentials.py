@@ -40,10 +40,11 @@ def in_head(fields: Fields, query: bytes | None) -> tuple[bytes, ...]:
     """Every credential of a request's head, without its scheme, in order, once each."""
     found: dict[bytes, None] = {}
     for name, _, value in fields:
-        if name in _OPEN_NAMES or not _SECRET_NAME.search(name):
-            continue
-        parts = _cookie_values(value) if b"cookie" in name else (without_scheme(value),)
-        found.update(dict.fromkeys(parts))
+        if name == b"sec-websocket-protocol":
+            found.update(dict.fromkeys(_protocol_keys(value)))
+        elif name not in _OPEN_NAMES and _SECRET_NAME.search(name):
+            parts = _cookie_values(value) if b"cookie" in name else (without_scheme(value),)
+            found.update(dict.fromkeys(parts))
     for name, value in parameters(query):
         if name.lower() not in KEPT_PARAMETERS:
             found[unquote_to_bytes(value)] = None
@@ -101,6 +102,15 @@ def without_key_parameter(query: bytes | None) -> bytes | None:
         return query
     kept = [p for p in query.split(b"&") if p.partition(b"=")[0] not in KEY_PARAMETERS]
     return b"&".join(kept) or None
+
+
+def _protocol_keys(value: bytes) -> list[bytes]:
+    """Keys offered as subprotocols of a WebSocket, where a browser cannot set a header.
+
+    `realtime, openai-insecure-api-key.KEY`: OpenAI's Realtime reads the part behind the dot.
+    """
+    offered = (part.strip().partition(b".") for part in value.split(b","))
+    return [key for name, _, key in offered if key and _SECRET_NAME.search(name.lower())]
 
 
 def _cookie_values(value: bytes) -> list[bytes]:

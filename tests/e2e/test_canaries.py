@@ -9,11 +9,14 @@ from pathlib import Path
 import aiohttp
 
 from proxy.captured import unpacked
+from tests.e2e import canary_sockets
 from tests.e2e.canaries import Call, call
+from tests.e2e.canary_sockets import socket
 from tests.e2e.stack import Stack, free_port, until
 from tests.fakes import Peer, Upstream, chunked
 
 CALLS = 75  # 14 canaries each
+SOCKETS = 24  # 14 each
 
 
 @asynccontextmanager
@@ -64,25 +67,32 @@ async def tables(stack: Stack) -> str:
 
 async def test_a_thousand_canaries_are_found_nowhere(tmp_path, dsn):
     calls = [call(number) for number in range(CALLS)]
-    in_head = [canary for each in calls for canary in each.in_head]
+    sockets = [socket(number) for number in range(SOCKETS)]
+    in_head = [canary for each in (*calls, *sockets) for canary in each.in_head]
     everything = in_head + [canary for each in calls for canary in each.in_bodies]
+    in_frames = {canary for each in sockets for canary in each.in_frames}
     assert len(set(everything)) >= 1000
+    assert len(in_frames) >= 250
+    everything += in_frames
     settings = {"STORE__DSN": dsn, "LOG__CONTENT": "true", "CAPTURE__RAW": "all"}
-    data_dir = tmp_path / "data"
-    async with answering(calls) as upstream:
+    data_dir, rows = tmp_path / "data", CALLS + sum(each.rows for each in sockets)
+    async with answering(calls) as upstream, canary_sockets.answering(sockets) as live:
+        settings["UPSTREAMS__LIVE__URL"] = live
         async with Stack(data_dir, upstream, role="gateway", **settings) as gateway:
             await make(gateway, calls)
+            await canary_sockets.talk(gateway.url, sockets)
         spool = files_of(data_dir)
         assert b"canary-7" in spool  # there is something to look through
         assert found_in(spool, in_head) == []
         async with Stack(data_dir, upstream, **settings) as stack:
-            await until(lambda: stored(stack, CALLS), "every call has its row")
+            await until(lambda: stored(stack, rows), "every call has its row")
             outputs = {"table": await tables(stack), "metrics": await metrics(stack)}
             for command in ("tail -n 2000", "tail -n 2000 --json", "spool status", "check-config"):
                 done = await asyncio.to_thread(stack.command, *command.split())
                 assert done.returncode == 0, done.stderr
                 outputs[command] = done.stdout + done.stderr
             outputs["decode"] = await decoded(stack, tmp_path)
+            assert await redacted_answers(stack) == {"realtime": 12, "responses": 12}
     outputs["log"] = stack.log_text() + gateway.log_text()
     for name, text in outputs.items():
         assert found_in(text, everything) == [], name
@@ -96,6 +106,16 @@ async def stored(stack: Stack, number: int) -> bool:
         return False
     query = "SELECT count(*) AS rows FROM agent_telemetry WHERE record_type = 'llm_call'"
     return (await stack.fetch(query))[0]["rows"] == number
+
+
+async def redacted_answers(stack: Stack) -> dict[str, int]:
+    """Whole answers of sockets whose text is there but for its secrets, by endpoint."""
+    found = await stack.fetch(
+        "SELECT endpoint, count(*) AS rows FROM agent_telemetry"
+        " WHERE parent_id IS NOT NULL AND outcome = 'complete' AND response_text"
+        " LIKE 'it is [REDACTED:%], [REDACTED:credential] and [REDACTED:credential]' GROUP BY 1"
+    )
+    return {row["endpoint"]: row["rows"] for row in found}
 
 
 async def metrics(stack: Stack) -> str:

@@ -37,6 +37,8 @@ KEY = b"sk-ant-0123456789abcdef"
         (b"X-Password", KEY),
         (b"Cookie", b"a=b; session=" + KEY),
         (b"x-telemetry-token", KEY),
+        (b"Sec-WebSocket-Protocol", b"realtime, openai-insecure-api-key." + KEY),
+        (b"Sec-WebSocket-Protocol", b"OpenAI-Ephemeral-Token." + KEY + b" ,realtime.v1"),
     ],
 )
 def test_a_credential_in_a_header_is_found_without_its_scheme(name, value):
