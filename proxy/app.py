@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from proxy import __version__
 from proxy.admin.server import AdminServer
 from proxy.config import Config
 from proxy.crash import on_loop_error
@@ -24,7 +25,8 @@ from proxy.enrich.canonical import Digests
 from proxy.errors import SpoolUnusable, StoreMisconfigured, StoreUnavailable
 from proxy.linker import Linker
 from proxy.log import configure, event, leave
-from proxy.metrics import GatewayMetrics, LinkerMetrics, RecorderMetrics
+from proxy.metrics import GatewayMetrics, LinkerMetrics, RecorderMetrics, TracingMetrics
+from proxy.otel.installed import check_installed
 from proxy.probe import gateway_answers
 from proxy.reading import dsn_of, is_ready
 from proxy.recorder import Recorder
@@ -35,6 +37,7 @@ from proxy.spool.writer import SpoolWriter
 from proxy.store.links import LinkStore
 from proxy.store.migrate import migrate
 from proxy.store.postgres import Store
+from proxy.tracing import Tracing
 from proxy.wire.server import Gateway
 
 T = TypeVar("T")
@@ -187,19 +190,37 @@ async def _recorder(config: Config, lifeline: int | None) -> None:
     store = Store(dsn_of(config))
     recorder = Recorder(config, source, store, RecorderMetrics(), Digests(secret))
     work = asyncio.create_task(recorder.run(), name="recorder")
-    linking = asyncio.create_task(Linker(config, links, LinkerMetrics()).run(), name="linker")
+    tracing = _tracing(config)
+    tell = tracing.hear if tracing else None
+    linker = Linker(config, links, LinkerMetrics(), tell)
+    tasks = [work, asyncio.create_task(linker.run(), name="linker")]
+    if tracing is not None:
+        tasks.append(asyncio.create_task(tracing.run(), name="tracing"))
     waiting = asyncio.create_task(stop.wait(), name="stop")
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     recorder.stop()
     await asyncio.wait({work}, timeout=FLUSH_S)
-    for task in (work, waiting, linking):
+    for task in (*tasks, waiting):
         task.cancel()
-    await asyncio.gather(work, waiting, linking, return_exceptions=True)
+    await asyncio.gather(*tasks, waiting, return_exceptions=True)
+    if tracing is not None:
+        await tracing.close()
     await links.close()
     await store.close()
     await source.close()
     if work.done() and not work.cancelled() and (error := work.exception()):
         raise error
+
+
+def _tracing(config: Config) -> Tracing | None:
+    """Where spans go, if anywhere. The SDK is imported only then."""
+    if config.otel.endpoint is None:
+        return None
+    check_installed(config.otel)
+    from proxy.otel.sender import Sender
+
+    store, sender = Store(dsn_of(config)), Sender(config.otel, __version__)
+    return Tracing(store, sender, TracingMetrics(), with_content=config.otel.content)
 
 
 async def _open_source(config: Config) -> Source:

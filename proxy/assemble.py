@@ -23,6 +23,7 @@ from proxy.enrich.redact import Redactor, metadata_only
 from proxy.enrich.sessions import Hints, Identity, identify
 from proxy.enrich.tokens import TokenCounter
 from proxy.exchange import End, Exchange, Outcome
+from proxy.genai import TRACEPARENT
 from proxy.labels import REQUEST_ID_HEADERS
 from proxy.log import describe
 from proxy.record import Beside, Blob, TelemetryRecord
@@ -40,6 +41,7 @@ CAPTURED = frozenset(
         "hints",
         "context",
         "socket",
+        "traceparent",
     }
     | {"response_id", "choices", "media", "blobs", "problems", "content"}
 )
@@ -274,6 +276,9 @@ def _capture(
         found["turn_label"] = identity.turn
     if identity.hints != Hints():
         found["hints"] = {k: v for k, v in asdict(identity.hints).items() if v is not None}
+    traceparent = exchange.request_header("traceparent")
+    if traceparent and TRACEPARENT.fullmatch(traceparent):
+        found["traceparent"] = traceparent
     if exchange.start.socket is not None:
         found["socket"] = str(exchange.start.socket)
     if call.prompt.is_partial_context:

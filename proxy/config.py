@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -217,6 +217,41 @@ class Admin(Section):
         return _checked_listen(value)
 
 
+class Otel(Section):
+    """Spans and measurements to an OpenTelemetry endpoint (OTLP over HTTP)."""
+
+    endpoint: str | None = None
+    headers: SecretStr | None = None
+    content: bool = False
+    service_name: Annotated[str, Field(min_length=1)] = "agent-telemetry"
+    timeout_s: Seconds = 10
+
+    @field_validator("endpoint")
+    @classmethod
+    def _endpoint(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "")
+        is_url = parts.scheme in ("http", "https") and parts.hostname and _has_port_number(parts)
+        if value and not is_url:
+            raise ValueError("write it as http://HOST:4318 or https://…; /v1/traces is added")
+        return value.rstrip("/") if value else None
+
+    @field_validator("headers")
+    @classmethod
+    def _headers(cls, value: SecretStr | None) -> SecretStr | None:
+        fields = value.get_secret_value().split(",") if value else []
+        if not all(name.strip() and sign for name, sign, _ in (f.partition("=") for f in fields)):
+            # The value is never quoted: it holds a key.
+            raise ValueError("write them as NAME=VALUE,NAME=VALUE")
+        return value
+
+    @property
+    def header_fields(self) -> dict[str, str]:
+        """Names, in lower case, and values; percent-encoding undone, as in OTEL_…_HEADERS."""
+        text = self.headers.get_secret_value() if self.headers else ""
+        pairs = (field.partition("=") for field in text.split(",") if field)
+        return {name.strip().lower(): unquote(value.strip()) for name, _, value in pairs}
+
+
 class Log(Section):
     format: Literal["auto", "console", "json"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -238,6 +273,7 @@ class Config(Section):
     tokens: Tokens = Field(default_factory=Tokens)
     prices: dict[str, Price] = Field(default_factory=dict)
     admin: Admin = Field(default_factory=Admin)
+    otel: Otel = Field(default_factory=Otel)
     log: Log = Field(default_factory=Log)
 
     @field_validator("upstreams")
@@ -400,7 +436,12 @@ def _parsed(keys: tuple[str, ...], text: str) -> Any:
     return text
 
 
-SECRETS = (("gateway", "client_tokens"), ("store", "dsn"), ("admin", "token"))
+SECRETS = (
+    ("gateway", "client_tokens"),
+    ("store", "dsn"),
+    ("admin", "token"),
+    ("otel", "headers"),
+)
 
 
 def _read_secret_files(values: dict[str, Any], path: Path | None) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID, uuid5
@@ -43,12 +43,14 @@ class Changes:
     """What a step did."""
 
     calls: int = 0  # placed, or placed otherwise than before
+    placed: list[UUID] = field(default_factory=list)  # calls placed for the first time
     turns: list[tuple[Row | None, TelemetryRecord]] = field(default_factory=list)
     forgotten: int = 0  # turns that turned out to be part of others
     is_idle: bool = False  # there was no news, or another linker works
 
     def add(self, other: Changes) -> None:
         self.calls += other.calls
+        self.placed += other.placed
         self.turns += other.turns
         self.forgotten += other.forgotten
 
@@ -56,8 +58,16 @@ class Changes:
 class Linker:
     """Places calls and ends turns in one database."""
 
-    def __init__(self, config: Config, store: LinkStore, metrics: LinkerMetrics | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: LinkStore,
+        metrics: LinkerMetrics | None,
+        tell: Callable[[Changes], None] | None = None,
+    ) -> None:
+        """`tell` hears of what `run` has done, once it is committed; it must not block."""
         self._config = config
+        self._tell = tell
         self._store = store
         self._metrics = metrics
         self._calls_max = CALLS_MAX
@@ -118,6 +128,8 @@ class Linker:
         return await _Judgement(self._config, step, known).write(asked, now)
 
     def _announce(self, changes: Changes) -> None:
+        if self._tell is not None:
+            self._tell(changes)
         for before, record in changes.turns:
             if before is not None and all(before[name] == getattr(record, name) for name in _NEWS):
                 continue
@@ -165,7 +177,9 @@ class _Judgement:
         await self._step.place(moved, asked)
         ended, due = self._judge_turns(moved.keys(), now)
         await self._step.keep_open(due)
-        changes = Changes(calls=len(moved), turns=await self._summarise(ended))
+        placed = [id for id in moved if self._known[id].placement is None]
+        turns = await self._summarise(ended)
+        changes = Changes(calls=len(moved), placed=placed, turns=turns)
         gone = self._gone(moved)
         if gone:
             await self._step.forget_summaries([uuid5(turn, "turn_summary") for turn in gone])

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from proxy.genai import operation_name, provider_name
 from proxy.record import TelemetryRecord
 
 MODELS_MAX = 100
@@ -118,7 +119,8 @@ class RecorderMetrics:
         """Count one call."""
         provider, endpoint = record.provider or "unknown", record.endpoint or "unknown"
         self.calls.labels(provider, endpoint, record.outcome or "unknown").inc()
-        labels = (provider, endpoint, self._model(record.model_used))
+        names = provider_name(record.provider, record.endpoint), operation_name(record.endpoint)
+        labels = (*names, self._model(record.model_used))
         self.duration.labels(*labels).observe(record.duration_ms / 1000)
         if record.ttft_ms is not None:
             self.first_token.labels(*labels).observe(record.ttft_ms / 1000)
@@ -173,3 +175,21 @@ class LinkerMetrics:
         self.turns.labels(":".join((record.stop_reason or "").split(":")[:2])).inc()
         self.rounds.observe(record.rounds or 0)
         self.duration.observe(record.duration_ms / 1000)
+
+
+class TracingMetrics:
+    """What became of spans that are sent to an OpenTelemetry endpoint."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.spans = Counter(
+            "agent_telemetry_otel_spans",
+            "Spans for the OpenTelemetry endpoint, by what became of them: sent, failed.",
+            ("result",),
+            registry=registry,
+        )
+        self.dropped = Counter(
+            "agent_telemetry_otel_dropped",
+            "Calls and turns of which no span was made, because too many waited.",
+            registry=registry,
+        )

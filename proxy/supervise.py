@@ -30,6 +30,7 @@ from proxy.config import Config, share_metrics, split_listen
 from proxy.enrich.redact import Redactor
 from proxy.errors import ConfigError, ProxyError, StoreUnavailable
 from proxy.log import configure, event, leave
+from proxy.otel.installed import check_installed
 from proxy.store.embedded import EmbeddedServer
 from proxy.wire.upstream import upstreams_of
 
@@ -240,6 +241,7 @@ def validate(config: Config) -> None:
     """Try what only use shows: certificate files, the operator's rules. Raises ConfigError."""
     upstreams_of(config)
     Redactor(config.redaction)
+    check_installed(config.otel)
 
 
 def prepare(config: Config) -> None:

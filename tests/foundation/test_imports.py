@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "proxy"
-STAGES = {"wire", "spool", "decode", "enrich", "store", "views", "export", "admin"}
+STAGES = {"wire", "spool", "decode", "enrich", "store", "views", "export", "admin", "otel"}
 SHARED = {"exchange", "call", "turn", "record", "endpoints", "labels", "config", "errors"}
-SHARED |= {"socket_part", "injected"}
+SHARED |= {"socket_part", "injected", "genai"}
 FOUNDATIONS = SHARED | {"metrics", "log", "crash"}
 IMPURE = {"asyncio", "aiohttp", "asyncpg", "os", "pathlib", "time", "logging", "socket"}
 _EXPORT = ("message", "history", "pairing", "media", "tools", "conversation", "trace", "tree")
-_EXPORT += ("formats", "openai", "anthropic", "gemini", "sharegpt", "card")
+_EXPORT += ("formats", "openai", "anthropic", "gemini", "sharegpt", "card", "genai")
 PURE = {f"export/{name}" for name in _EXPORT} | {
+    *("otel/span", "otel/attributes", "otel/measured", "store/spans"),
+    "genai",
     "turn",
     "injected",
     "wire/headers",
@@ -69,7 +71,11 @@ def test_pure_modules_touch_neither_clock_nor_world(module):
 
 @pytest.mark.parametrize(
     ("library", "allowed"),
-    [("asyncpg", ("store/postgres", "store/embedded")), ("aiohttp", ("wire/", "admin/"))],
+    [
+        ("asyncpg", ("store/postgres", "store/embedded")),
+        ("aiohttp", ("wire/", "admin/")),
+        ("opentelemetry", ("otel/sender",)),
+    ],
 )
 def test_libraries_stay_where_they_belong(library, allowed):
     users = [name_of(m) for m in MODULES if library in {n.partition(".")[0] for n in imports_of(m)}]
