@@ -72,7 +72,7 @@ class Assembler:
         """Without the database's digests the rows are not linked to conversations."""
         self._config = config
         self._digests = digests
-        self._redactor = Redactor(config.redaction)
+        self.redactor = Redactor(config.redaction)
         self._counter = TokenCounter()
 
     def assembled(self, exchange: Exchange, problems: Sequence[str] = ()) -> Assembled:
@@ -137,7 +137,7 @@ class Assembler:
         self, record: TelemetryRecord, exchange: Exchange
     ) -> tuple[TelemetryRecord, tuple[Blob, ...], Link | None]:
         """The record without secrets and large media. Media are out of sight of the rules."""
-        scan = self._redactor.scan(exchange.start)
+        scan = self.redactor.scan(exchange.start)
         media_bytes = self._config.capture.media_bytes
         try:
             bare, taken = extract(record, scan.text, media_bytes)

@@ -26,6 +26,9 @@ class Endpoint:
 RESPONSES_SOCKET = Endpoint("openai", "socket.responses")  # cut into calls: each has a row
 REALTIME_SOCKET = Endpoint("openai", "socket.realtime")
 RETRIEVED_RESPONSE = Endpoint("openai", "responses.retrieve", makes_row=False)
+TURN_REPORT = Endpoint("telemetry", "report.turns", makes_row=False)  # for the gateway itself
+FEEDBACK_REPORT = Endpoint("telemetry", "report.feedback", makes_row=False)
+REPORTS = frozenset({TURN_REPORT.name, FEEDBACK_REPORT.name})
 SOCKETS = frozenset({RESPONSES_SOCKET.name, REALTIME_SOCKET.name})
 
 

@@ -31,6 +31,14 @@ class RowRejected(ProxyError):
     """One row cannot be stored as it is. It is set aside; the rest of its batch goes on."""
 
 
+class ReportInvalid(ProxyError):
+    """A report from outside cannot be read. Whoever sent it corrects the named field."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(f"{field}: {text}")
+        self.field = field
+
+
 class SpoolUnusable(ProxyError):
     """The spool directory cannot be written or read. The operator checks path and permissions."""
 

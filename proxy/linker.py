@@ -5,7 +5,8 @@ It finds out which calls continue which, writes session, turn and round into the
 conversations, judged anew whenever something about them is news: so it may be stopped anywhere,
 run in any number of processes (one of them works at a time), and be late; the result is the same.
 
-Two kinds of news: calls that were not placed yet, and turns that have been idle for long enough.
+Three kinds of news: calls that were not placed yet, turns that have been idle for long enough, and
+reports of orchestrators.
 """
 
 from __future__ import annotations
@@ -19,20 +20,22 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid5
 
 from proxy.config import Config
+from proxy.enrich.reported import applied, reported_ending, with_reports
 from proxy.enrich.summary import summary
 from proxy.enrich.threads import given, place, turns_of, wanted
-from proxy.enrich.turns import ending, idle_at
+from proxy.enrich.turns import ending, ending_if_over, idle_at
 from proxy.errors import ProxyError, StoreMisconfigured, StoreUnavailable
 from proxy.log import describe, event
 from proxy.metrics import LinkerMetrics
 from proxy.record import TelemetryRecord
 from proxy.store.links import Asked, Known, LinkStore, Step
 from proxy.store.postgres import Row
-from proxy.turn import Ending, Facts, Placement, Turn
+from proxy.turn import Ending, Facts, Kind, Placement, Reported, Turn
 from proxy.views import lines
 
 CALLS_MAX = 500  # placed in one step
 CONVERSATIONS_MAX = 100  # looked at in one step because of idle turns
+REPORTS_MAX = 100
 POLL_S = 0.25
 PAUSE_MAX_S = 10.0
 _NEWS = ("stop_reason", "rounds")  # what makes a turn worth another line of the log
@@ -120,12 +123,14 @@ class Linker:
     async def _judge(self, step: Step, now: datetime, calls_max: int) -> Changes:
         pending = await step.pending(calls_max)
         due = await step.due(now, CONVERSATIONS_MAX)
-        if not pending and not due:
+        reports = await step.pending_reports(REPORTS_MAX)
+        if not pending and not due and not reports:
             return Changes(is_idle=True)
         asked = {call.id: Asked(call.created_at, wanted(call), given(call)) for call in pending}
         named = {id for call in pending if (id := call.conversation) is not None}
-        known = await step.around(asked.values(), named.union(due), asked.keys())
-        return await _Judgement(self._config, step, known).write(asked, now)
+        named.update(due, *reports.values())
+        known = await step.around(asked.values(), named, asked.keys())
+        return await _Judgement(self._config, step, known).write(asked, reports.keys(), now)
 
     def _announce(self, changes: Changes) -> None:
         if self._tell is not None:
@@ -170,12 +175,16 @@ class _Judgement:
         facts = [each.facts for each in known]
         self._judged = place(facts)
         self._turns = turns_of(facts, self._judged)
+        self._reports: dict[UUID, list[Reported]] = {}
 
-    async def write(self, asked: dict[UUID, Asked], now: datetime) -> Changes:
-        """Write what is different from before."""
+    async def write(
+        self, asked: dict[UUID, Asked], reported: Iterable[UUID], now: datetime
+    ) -> Changes:
+        """Write what is different from before; `reported` are the reports that are news."""
         moved = self._moved()
         await self._step.place(moved, asked)
-        ended, due = self._judge_turns(moved.keys(), now)
+        changed = await self._apply_reports(reported)
+        ended, due = self._judge_turns(self._touched(moved.keys()) | changed, now)
         await self._step.keep_open(due)
         placed = [id for id in moved if self._known[id].placement is None]
         turns = await self._summarise(ended)
@@ -195,11 +204,26 @@ class _Judgement:
             if each.is_pending or each.placement != placements[id]
         }
 
+    async def _apply_reports(self, news: Iterable[UUID]) -> set[UUID | None]:
+        """Find out which turns were reported on; those for which that is different from before."""
+        placements = self._judged.placements
+        found = await self._step.reports(
+            {turn.conversation for turn in self._turns}, [turn.id for turn in self._turns]
+        )
+        subs = {t.id for t in self._turns if placements[t.calls[0].id].kind is Kind.SUB_AGENT}
+        self._reports = applied(self._turns, frozenset(subs), found)
+        turn_of = {each.id: turn for turn, said in self._reports.items() for each in said}
+        moved = [r for r in found if r.is_pending or r.applied_to != turn_of.get(r.id)]
+        noted: dict[UUID, UUID | None] = dict.fromkeys(news)
+        noted |= {report.id: turn_of.get(report.id) for report in moved}
+        if noted:
+            await self._step.note_applied(noted)
+        return {turn for r in moved for turn in (r.applied_to, turn_of.get(r.id))}
+
     def _judge_turns(
-        self, moved: Iterable[UUID], now: datetime
+        self, touched: set[UUID | None], now: datetime
     ) -> tuple[list[tuple[Turn, Ending]], dict[UUID, datetime | None]]:
         """Which turns have ended, and for each last call when its turn will count as idle."""
-        touched = self._touched(moved)
         due: dict[UUID, datetime | None] = {
             id: None for id, each in self._known.items() if each.due_at is not None
         }
@@ -208,13 +232,17 @@ class _Judgement:
             is_open = any(self._known[call.id].due_at is not None for call in turn.calls)
             if turn.id not in touched and not is_open:
                 continue
-            found = ending(turn, self._config.turns, now)
+            found = self._ending(turn, now)
             if found is None:
                 due[turn.last.id] = idle_at(turn, self._config.turns)
             else:
                 due.setdefault(turn.last.id, None)
                 ended.append((turn, found))
         return ended, due
+
+    def _ending(self, turn: Turn, now: datetime) -> Ending | None:
+        said = reported_ending(turn, self._reports.get(turn.id, ()))
+        return said or ending(turn, self._config.turns, now)
 
     def _touched(self, moved: Iterable[UUID]) -> set[UUID | None]:
         """The turns that these calls belong to or follow, now or before."""
@@ -235,7 +263,13 @@ class _Judgement:
             return []
         content = await self._step.content([call.id for turn, _ in ended for call in turn.calls])
         before = await self._step.summaries([turn.summary_id for turn, _ in ended])
-        records = [summary(turn, how, content) for turn, how in ended]
+        records = []
+        for turn, how in ended:
+            record = summary(turn, how, content)
+            if reports := self._reports.get(turn.id):
+                inferred = ending_if_over(turn, self._config.turns)
+                record = with_reports(record, inferred, reports)
+            records.append(record)
         await self._step.write_summaries(records)
         return [(before.get(record.id), record) for record in records]
 

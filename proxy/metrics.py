@@ -19,6 +19,7 @@ from proxy.genai import operation_name, provider_name
 from proxy.record import TelemetryRecord
 
 MODELS_MAX = 100
+REASONS_MAX = 50
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 _LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 _TOKENS = tuple(4**n for n in range(1, 12))  # the buckets of the OpenTelemetry GenAI conventions
@@ -143,6 +144,7 @@ class LinkerMetrics:
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
+        self._reasons: set[str] = set()
         self.turns = Counter(
             "agent_telemetry_turns",
             "Turns that ended, by the reason that was known first.",
@@ -172,9 +174,17 @@ class LinkerMetrics:
         if not is_new:
             self.corrected.inc()
             return
-        self.turns.labels(":".join((record.stop_reason or "").split(":")[:2])).inc()
+        self.turns.labels(self._reason(record.stop_reason or "")).inc()
         self.rounds.observe(record.rounds or 0)
         self.duration.observe(record.duration_ms / 1000)
+
+    def _reason(self, stop_reason: str) -> str:
+        """The reason without a tool's name; orchestrators report words of their own."""
+        reason = ":".join(stop_reason.split(":")[:2])[:100]
+        if reason not in self._reasons and len(self._reasons) >= REASONS_MAX:
+            return "other"
+        self._reasons.add(reason)
+        return reason
 
 
 class TracingMetrics:

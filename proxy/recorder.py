@@ -19,17 +19,19 @@ from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
+from proxy import reporting
 from proxy.assemble import Assembled, Assembler
 from proxy.attempts import TRIES_MAX, Attempts
 from proxy.captured import packed
 from proxy.config import Config
-from proxy.endpoints import RETRIEVED_RESPONSE
+from proxy.endpoints import REPORTS, RETRIEVED_RESPONSE
 from proxy.enrich.canonical import Digests
 from proxy.errors import RowRejected, StoreMisconfigured, StoreUnavailable
 from proxy.exchange import Exchange
 from proxy.log import event
 from proxy.metrics import RecorderMetrics
 from proxy.record import TelemetryRecord
+from proxy.report import Report
 from proxy.retrieved import complete, shows_the_end
 from proxy.source import Delivery, Source
 from proxy.store.postgres import Store
@@ -61,6 +63,15 @@ class _Call:
     @property
     def completes(self) -> bool:
         return shows_the_end(self.assembled.record)
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A report from outside, or why there is none in the exchange."""
+
+    exchange: Exchange
+    report: Report | str
+    source: Delivery
 
 
 class Recorder:
@@ -119,7 +130,8 @@ class Recorder:
 
     async def _handle(self, batch: Sequence[Delivery]) -> None:
         given_up: list[Delivery] = []
-        found = await asyncio.to_thread(self._calls, batch, given_up)
+        told = await asyncio.to_thread(self._told, batch, given_up)
+        found = [each for each in told if isinstance(each, _Call)]
         calls = [call for call in found if not call.is_retrieval]
         for call in calls:
             self._announce(call.assembled.record)
@@ -129,11 +141,25 @@ class Recorder:
             await self._set_aside(call.exchange, rejected[call.exchange.start.id])
         retrieved = [call for call in found if call.is_retrieval and call.completes]
         self._retrieved += retrieved
+        reports = [each for each in told if isinstance(each, _Said)]
         set_aside = [*given_up, *(call.source for call in refused)]
+        set_aside += [said.source for said in reports if not await self._keep(said)]
         others = {*set_aside, *(call.source for call in retrieved)}
         stored = [delivery for delivery in batch if delivery not in others]
         await self._source.acknowledge(stored, set_aside)
         await self._complete(is_idle=False)
+
+    async def _keep(self, said: _Said) -> bool:
+        """Store a report, or set it aside; whether it was stored."""
+        report, exchange = said.report, said.exchange
+        reason = report if isinstance(report, str) else None
+        if not isinstance(report, str):
+            reason = await self._persistently(
+                lambda: reporting.write(self._store, exchange, report)
+            )
+        if reason is not None:
+            await self._set_aside(exchange, reason)
+        return reason is None
 
     async def _complete(self, *, is_idle: bool) -> None:
         """Complete the rows of retrieved responses; give up the oldest beyond a number.
@@ -158,24 +184,31 @@ class Recorder:
             )
             return True
 
-    def _calls(self, batch: Sequence[Delivery], given_up: list[Delivery]) -> list[_Call]:
+    def _told(self, batch: Sequence[Delivery], given_up: list[Delivery]) -> list[_Call | _Said]:
         with self._attempts.batch(sum(delivery.size_bytes for delivery in batch)):
-            return [call for each in batch for call in self._attempted(each, given_up)]
+            return [found for each in batch for found in self._attempted(each, given_up)]
 
-    def _attempted(self, delivery: Delivery, given_up: list[Delivery]) -> list[_Call]:
-        """The calls that ended with this delivery, unless looking into it ends the process."""
+    def _attempted(self, delivery: Delivery, given_up: list[Delivery]) -> Sequence[_Call | _Said]:
+        """What ended with this delivery, unless looking into it ends the process."""
         id = delivery.id
         if not self._attempts.are_spent(id):
             with self._attempts.at(id):
-                return self._calls_of(delivery)
+                return self._told_by(delivery)
         event("call given up", logging.ERROR, id=str(id), reason=_FATAL)
+        if delivery.exchange is not None and delivery.exchange.start.endpoint in REPORTS:
+            return [_Said(delivery.exchange, _FATAL, delivery)]
         if delivery.exchange is not None:
             bare = self._assembler.given_up(delivery.exchange, _FATAL)
             return [_Call(delivery.exchange, bare, delivery)]
         given_up.append(delivery)
         return []
 
-    def _calls_of(self, delivery: Delivery) -> list[_Call]:
+    def _told_by(self, delivery: Delivery) -> Sequence[_Call | _Said]:
+        """The calls that ended with this delivery, or the report that it is."""
+        exchange = delivery.exchange
+        if exchange is not None and exchange.start.endpoint in REPORTS:
+            said = reporting.read(exchange, self._assembler.redactor)
+            return [_Said(exchange, said, delivery)]
         return [
             _Call(call.exchange, self._assembler.assembled(call.exchange, call.problems), delivery)
             for call in delivery.calls()

@@ -11,11 +11,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from proxy import reporting
 from proxy.assemble import Assembler
 from proxy.captured import unpacked
 from proxy.config import Config
+from proxy.endpoints import REPORTS
 from proxy.enrich.canonical import Digests
 from proxy.errors import ProxyError
+from proxy.exchange import Exchange
 from proxy.store import raw
 from proxy.store.postgres import Store
 from proxy.store.raw import RawCopy
@@ -48,12 +51,24 @@ async def resubmit(
 async def _tried(assembler: Assembler, store: Store, copy: RawCopy) -> str | None:
     """Why the call is still refused, or None."""
     try:
-        assembled = assembler.assembled(unpacked(copy.exchange))
+        exchange = unpacked(copy.exchange)
     except ProxyError as error:
         return str(error)
+    if exchange.start.endpoint in REPORTS:
+        reason = await _reported(assembler, store, exchange)
+        if reason is None:
+            await raw.forget(store, copy.id)
+        return reason
+    assembled = assembler.assembled(exchange)
     record = assembled.record
     result = await store.write([record], {record.id: assembled.beside})
     if record.id in result.rejected:
         return f"sqlstate {result.rejected[record.id]}"
     await raw.forget(store, copy.id)
     return None
+
+
+async def _reported(assembler: Assembler, store: Store, exchange: Exchange) -> str | None:
+    """The same for a report from outside."""
+    found = reporting.read(exchange, assembler.redactor)
+    return found if isinstance(found, str) else await reporting.write(store, exchange, found)

@@ -214,6 +214,11 @@ class Turn:
         return self.calls[-1]
 
     @property
+    def conversation(self) -> UUID:
+        """The conversation that the turn belongs to."""
+        return conversation_id(self.calls[0].project, self.session)
+
+    @property
     def summary_id(self) -> UUID:
         """The id of the row that says how the turn ended."""
         return uuid5(self.id, "turn_summary")
@@ -226,6 +231,19 @@ class Ending:
     stop_reason: str
     rule: str
     calls: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What an orchestrator reported of a turn."""
+
+    id: UUID
+    at: datetime
+    conversation: UUID
+    turn: UUID | None  # as the report names it
+    said: dict[str, Any]  # columns of the turn's row, and labels
+    applied_to: UUID | None = None  # the turn that it was applied to so far
+    is_pending: bool = False
 
 
 def conversation_id(project: str | None, session: str) -> UUID:

@@ -153,6 +153,10 @@ class Scan:
                 changed[column] = self._parts(value)
         return replace(record, **changed)
 
+    def json(self, value: dict[str, Json]) -> Json:
+        """One object without secrets."""
+        return self._parts(value)
+
     def text(self, text: str) -> str:
         """One text without secrets."""
         scrubbed, count = self._credentials.scrub(text)

@@ -20,10 +20,15 @@ PING_PONG_ROUNDS = 6  # two calls alternating three times
 
 def ending(turn: Turn, settings: Turns, now: datetime) -> Ending | None:
     """How the turn ended; None while it may still go on."""
-    view = _View(turn, settings)
-    found = next(said for rule in _RULES if (said := rule(view)) is not None)
+    found = ending_if_over(turn, settings)
     is_over = turn.succeeded_at is not None or now >= idle_at(turn, settings)
     return found if is_over or found.stop_reason in AT_ONCE else None
+
+
+def ending_if_over(turn: Turn, settings: Turns) -> Ending:
+    """How the turn ended if nothing follows."""
+    view = _View(turn, settings)
+    return next(said for rule in _RULES if (said := rule(view)) is not None)
 
 
 def idle_at(turn: Turn, settings: Turns) -> datetime:

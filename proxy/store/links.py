@@ -22,7 +22,7 @@ from proxy.record import COLUMNS, TelemetryRecord
 from proxy.store.beside import write_links
 from proxy.store.postgres import CHANNEL, NOTIFIED_MAX, Connection, Row, connect, translated
 from proxy.store.storable import session_of, storable
-from proxy.turn import Facts, Link, Placement, conversation_id
+from proxy.turn import Facts, Link, Placement, Reported, conversation_id
 
 LOCK = 0x6C696E6B  # "link" in ASCII; the key of the advisory lock, the same in every version
 CANDIDATES_MAX = 32  # calls considered for one key, the nearest in time
@@ -117,6 +117,25 @@ FROM agent_telemetry t LEFT JOIN agent_links l ON l.call_id = t.id WHERE t.id = 
 _SUMMARIES = """
 SELECT id, stop_reason, rounds, tool_call_count FROM agent_telemetry
 WHERE id = ANY($1) AND record_type = 'turn_summary'
+"""
+# A report may name a turn whose calls bear another session than it does itself.
+_PENDING_REPORTS = """
+SELECT r.id, r.conversation, (
+    SELECT l.conversation FROM agent_telemetry t JOIN agent_links l ON l.call_id = t.id
+    WHERE t.turn_id = r.turn_id LIMIT 1
+) AS of_turn
+FROM agent_reports r WHERE r.is_pending ORDER BY r.created_at, r.id LIMIT $1
+"""
+_REPORTS = """
+SELECT id, created_at, conversation, turn_id, report, applied_to, is_pending FROM agent_reports
+WHERE turn_id IS NULL AND conversation = ANY($1)
+UNION ALL
+SELECT id, created_at, conversation, turn_id, report, applied_to, is_pending FROM agent_reports
+WHERE turn_id = ANY($2)
+"""
+_APPLIED = """
+UPDATE agent_reports r SET applied_to = a.turn_id, is_pending = FALSE
+FROM unnest($1::uuid[], $2::uuid[]) AS a (id, turn_id) WHERE r.id = a.id
 """
 _NAMES = ", ".join(COLUMNS)
 _SUMMARY = f"""
@@ -231,6 +250,34 @@ class Step:
         """Conversations with a turn that counts as idle by now."""
         rows = await self._connection.fetch(_DUE, now, limit)
         return [row["conversation"] for row in rows]
+
+    async def pending_reports(self, limit: int) -> dict[UUID, set[UUID]]:
+        """Reports that were not looked at yet, and the conversations they may be about."""
+        rows = await self._connection.fetch(_PENDING_REPORTS, limit)
+        return {
+            row["id"]: {row["conversation"], *([row["of_turn"]] if row["of_turn"] else [])}
+            for row in rows
+        }
+
+    async def reports(self, conversations: Iterable[UUID], turns: Iterable[UUID]) -> list[Reported]:
+        """All reports on these conversations' latest turns, and on these turns."""
+        rows = await self._connection.fetch(_REPORTS, list(conversations), list(turns))
+        return [
+            Reported(
+                row["id"],
+                row["created_at"],
+                row["conversation"],
+                row["turn_id"],
+                json.loads(row["report"]),
+                row["applied_to"],
+                row["is_pending"],
+            )
+            for row in rows
+        ]
+
+    async def note_applied(self, applied: Mapping[UUID, UUID | None]) -> None:
+        """Which turn each report was applied to; None: there is none yet."""
+        await self._connection.execute(_APPLIED, *_columns(list(applied.items()), 2))
 
     async def around(
         self, asked: Iterable[Asked], conversations: Iterable[UUID], calls: Iterable[UUID]

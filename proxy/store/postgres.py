@@ -134,6 +134,16 @@ class Store:
             written = await self._write(_deduplicated(records), beside or {}, rejected)
         return WriteResult(written, rejected)
 
+    async def execute(self, statement: str, *values: Any) -> None:
+        """One writing statement in a transaction of its own.
+
+        Raises StoreUnavailable, StoreMisconfigured, or RowRejected.
+        """
+        async with self._writing:
+            connection = await self._connected_writer()
+            with translated():
+                await connection.execute(statement, *values)
+
     async def quarantine(self, id: UUID, created_at: datetime, reason: str, raw: bytes) -> None:
         """Keep an exchange that could not become a row, as it was."""
         async with self._writing:

@@ -43,6 +43,13 @@ DELETE FROM agent_feedback f WHERE f.call_id = ANY($1)
         SELECT FROM agent_telemetry t
         WHERE t.session_id = f.session_id AND t.project_id IS NOT DISTINCT FROM f.project_id)
 """
+_REPORTS = """
+DELETE FROM agent_reports r WHERE r.applied_to = ANY($1) AND NOT EXISTS (
+        SELECT FROM agent_telemetry t WHERE t.turn_id = r.applied_to)
+    OR r.applied_to IS NULL AND r.session_id = ANY($2) AND NOT EXISTS (
+        SELECT FROM agent_telemetry t
+        WHERE t.session_id = r.session_id AND t.project_id IS NOT DISTINCT FROM r.project_id)
+"""
 _LOCK_BLOBS = "SELECT sha256 FROM agent_blobs WHERE sha256 = ANY($1) FOR UPDATE SKIP LOCKED"
 _BLOBS = """
 DELETE FROM agent_blobs b WHERE sha256 = ANY($1) AND NOT EXISTS (
@@ -58,6 +65,11 @@ _FEEDBACK_ALONE = """
 DELETE FROM agent_feedback f WHERE {where} AND NOT EXISTS (
     SELECT FROM agent_telemetry t WHERE t.id = f.call_id OR t.turn_id = f.turn_id
         OR t.session_id = f.session_id AND t.project_id IS NOT DISTINCT FROM f.project_id)
+"""
+_REPORTS_ALONE = """
+DELETE FROM agent_reports r WHERE {where} AND r.applied_to IS NULL AND NOT EXISTS (
+    SELECT FROM agent_telemetry t
+    WHERE t.session_id = r.session_id AND t.project_id IS NOT DISTINCT FROM r.project_id)
 """
 
 
@@ -104,7 +116,7 @@ class Purged:
 
     rows: int = 0
     raw: int = 0
-    feedback: int = 0
+    feedback: int = 0  # reports of turns included
     blobs: int = 0
 
 
@@ -152,6 +164,7 @@ async def _batch(
         turns = list({row["turn_id"] for row in rows if row["turn_id"]})
         sessions = list({row["session_id"] for row in rows if row["session_id"]})
         purged.feedback += _affected(await connection.execute(_FEEDBACK, ids, turns, sessions))
+        purged.feedback += _affected(await connection.execute(_REPORTS, turns, sessions))
         purged.blobs += await _blobs(connection, rows)
     return rows
 
@@ -171,8 +184,9 @@ async def _alone(connection: Connection, scope: Scope, purged: Purged) -> None:
     """Delete what lies in the scope without a row."""
     values: list[Any] = []
     where = scope.where(_placing(values))
-    done = await connection.execute(_FEEDBACK_ALONE.format(where=where), *values)
-    purged.feedback += _affected(done)
+    for statement in (_FEEDBACK_ALONE, _REPORTS_ALONE):
+        done = await connection.execute(statement.format(where=where), *values)
+        purged.feedback += _affected(done)
     while scope.is_of_time_alone:
         count = _affected(await connection.execute(_RAW_ALONE, scope.before, BATCH_ROWS))
         purged.raw += count

@@ -127,9 +127,14 @@ def _identity(value: Any, cleaning: _Cleaning) -> str | None:
     return f"{text[:LABEL_KEPT]}-{digest}"
 
 
-def session_of(label: str) -> str | None:
-    """A session as its column holds it."""
+def session_of(label: str | None) -> str | None:
+    """A session, or a project, as its column holds it."""
     return _identity(label, _Cleaning())
+
+
+def json_of(value: Any) -> str:
+    """A value as JSON that PostgreSQL takes; None is JSON's null."""
+    return _json(value, _Cleaning()) or "null"
 
 
 def _string(text: str, cleaning: _Cleaning, bytes_max: int) -> str:

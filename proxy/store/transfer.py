@@ -41,6 +41,7 @@ TABLES = (
     Table("agent_link_keys", ("key", "is_wanted", "created_at", "call_id"), is_of_links=True),
     Table("agent_raw", ("id",)),
     Table("agent_feedback", ("id",)),
+    Table("agent_reports", ("id",)),
 )
 
 _COLUMNS = """

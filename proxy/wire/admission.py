@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from proxy.config import Config, Upstream, split_listen
-from proxy.endpoints import Endpoint, classify
+from proxy.endpoints import FEEDBACK_REPORT, TURN_REPORT, Endpoint, classify
 from proxy.exchange import Labels
 from proxy.labels import TOKEN
 from proxy.wire import credentials, headers, routes
@@ -23,6 +23,7 @@ from proxy.wire.fields import Fields, first
 from proxy.wire.refusals import Refusal
 
 _CLIENT_TOKEN = TOKEN.encode()
+_REPORTS = {b"/v1/turns": TURN_REPORT, b"/v1/feedback": FEEDBACK_REPORT}
 _SITES = (b"same-origin", b"none")
 
 
@@ -78,6 +79,16 @@ class Healthy:
     """The request asks whether the gateway answers. It does, whoever asks."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """The request brings a report for the gateway itself."""
+
+    endpoint: Endpoint
+    labels: Labels
+    wish: str | None  # the sender's own restriction of what may be kept
+    credentials: tuple[bytes, ...]
+
+
 class Admission:
     """The rules of one configuration."""
 
@@ -95,7 +106,7 @@ class Admission:
 
     def decide(
         self, method: str, target: bytes, fields: Fields, *, is_http_1_0: bool = False
-    ) -> Admitted | Refusal | Healthy:
+    ) -> Admitted | Refusal | Healthy | Reporting:
         route = routes.parse(target)
         if isinstance(route, str):
             return Refusal(400, route)
@@ -113,7 +124,7 @@ class Admission:
         if problem is not None:
             return Refusal(400, problem, dialect)
         if origin is None:
-            return self._without_upstream(name, route, fields)
+            return self._without_upstream(method, name, route, fields)
         refusal = (
             self._unsigned(origin, route, fields)
             or self._token_missing(origin, route, fields)
@@ -121,12 +132,18 @@ class Admission:
         )
         return refusal or self._admit(method, origin, route, fields)
 
-    def _without_upstream(self, name: str, route: routes.Route, fields: Fields) -> Refusal:
+    def content_of(self, project: str | None, wish: str | None) -> str:
+        """What may be kept of a project's calls: "full" or "metadata"."""
+        return wish or self._contents.get(project or "", self._content)
+
+    def _without_upstream(
+        self, method: str, name: str, route: routes.Route, fields: Fields
+    ) -> Refusal | Reporting:
         if name == routes.TELEMETRY:
             return (
                 self._token_missing(None, route, fields)
                 or self._browser(None, fields)
-                or Refusal(404, "this gateway does not take reports under /telemetry yet")
+                or self._reporting(method, route, fields)
             )
         known = ", ".join(sorted(self._origins))
         return Refusal(
@@ -134,6 +151,27 @@ class Admission:
             f"no upstream of this name; known: {known}. Set the agent's base URL to "
             "http://GATEWAY/UPSTREAM/..., or add [upstreams.NAME] to the configuration",
         )
+
+    def _reporting(self, method: str, route: routes.Route, fields: Fields) -> Refusal | Reporting:
+        endpoint = _REPORTS.get(route.path.rstrip(b"/"))
+        if endpoint is None:
+            return Refusal(404, "the gateway's own paths are /telemetry/v1/turns and /feedback")
+        if method != "POST":
+            return Refusal(405, "reports are sent with POST")
+        if not self._is_capturing:
+            return Refusal(503, "nothing is recorded (capture.enabled is false)")
+        wish = headers.recording_wish(fields)
+        if wish == "off":
+            return Refusal(400, "x-telemetry-record: off would keep nothing of this report")
+        found = self._credentials(route, fields)
+        labels = headers.labels_of(fields, route.project, route.session, found)
+        return Reporting(endpoint, labels, wish, _secrets(found))
+
+    @staticmethod
+    def _credentials(route: routes.Route, fields: Fields) -> tuple[bytes, ...]:
+        """Every credential that came with the request's head or path."""
+        found = credentials.in_head(fields, route.query)
+        return found if route.token is None else (route.token, *found)
 
     def _unsigned(self, origin: Origin, route: routes.Route, fields: Fields) -> Refusal | None:
         """A SigV4 signature covers the host, so it cannot hold through another host."""
@@ -200,9 +238,7 @@ class Admission:
     def _admit(self, method: str, origin: Origin, route: routes.Route, fields: Fields) -> Admitted:
         query = route.query
         path = (origin.base + route.path) or b"/"
-        found = credentials.in_head(fields, query)
-        if route.token is not None:
-            found = (route.token, *found)
+        found = self._credentials(route, fields)
         if origin.key is not None:
             query = credentials.without_key_parameter(query)
             found = (*found, credentials.without_scheme(origin.key[1]))
@@ -221,10 +257,14 @@ class Admission:
             fields,
             endpoint,
             labels,
-            wish or self._contents.get(labels.project or "", self._content),
-            tuple(c for c in found if len(c) >= credentials.SECRET_BYTES_MIN),
+            self.content_of(labels.project, wish),
+            _secrets(found),
             is_websocket,
         )
+
+
+def _secrets(found: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    return tuple(each for each in found if len(each) >= credentials.SECRET_BYTES_MIN)
 
 
 def _is_listeners_host(host: bytes, listen: object) -> bool:

@@ -37,17 +37,19 @@ class Refusal:
     status: int
     text: str
     dialect: str = "openai"
+    param: str | None = None  # the field of the request's body that is wrong
 
     @property
     def body(self) -> bytes:
-        return orjson.dumps(_shape(self.dialect, self.status, f"agent-telemetry: {self.text}"))
+        message = f"agent-telemetry: {self.text}"
+        return orjson.dumps(_shape(self.dialect, self.status, message, self.param))
 
     @property
     def status_line(self) -> bytes:
         return b"HTTP/1.1 %d %b\r\n" % (self.status, HTTPStatus(self.status).phrase.encode())
 
 
-def _shape(dialect: str, status: int, message: str) -> dict[str, Any]:
+def _shape(dialect: str, status: int, message: str, param: str | None) -> dict[str, Any]:
     match dialect:
         case "anthropic":
             kind = _ANTHROPIC_TYPES.get(status, "api_error")
@@ -61,4 +63,4 @@ def _shape(dialect: str, status: int, message: str) -> dict[str, Any]:
             return {"message": message}
         case _:
             kind = "invalid_request_error" if status < 500 else "api_error"
-            return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+            return {"error": {"message": message, "type": kind, "param": param, "code": None}}

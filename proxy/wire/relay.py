@@ -22,15 +22,17 @@ from uuid import UUID
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
+from proxy import report
 from proxy.config import Config
 from proxy.endpoints import Endpoint
+from proxy.errors import ReportInvalid
 from proxy.exchange import Outcome, Start
-from proxy.wire import credentials, fields, headers
-from proxy.wire.admission import Admission, Admitted, Healthy
+from proxy.wire import credentials, fields, headers, reporting
+from proxy.wire.admission import Admission, Admitted, Healthy, Reporting
 from proxy.wire.agent import AgentConnection, Relayed, refusal_bytes
 from proxy.wire.answer import Framing, Head
 from proxy.wire.connection import Connection
-from proxy.wire.faults import UpstreamFault, UpstreamReset
+from proxy.wire.faults import BodyFault, UpstreamFault, UpstreamReset
 from proxy.wire.refusals import Refusal
 from proxy.wire.signing import BODY_BYTES_MAX, Signer, signers_of
 from proxy.wire.tap import Sink, Tap, mint_id
@@ -153,6 +155,8 @@ class Call:
             return self._refuse_unrecorded(decision)
         if isinstance(decision, Healthy):
             return self._answer_health()
+        if isinstance(decision, Reporting):
+            return await self._take_report(decision)
         if self._must_be_refused(decision):
             return self._refuse_unrecorded(_FULL, decision.dialect)
         if not decision.is_websocket:  # of these nothing is recorded before they are open
@@ -430,6 +434,37 @@ class Call:
         else:
             self._end(Outcome.COMPLETE)
 
+    # Reports for the gateway itself.
+
+    async def _take_report(self, wanted: Reporting) -> Relayed:
+        """Read, check and append a report. Nothing is begun before the body is whole."""
+        relay, said = self._relay, wanted.labels
+        self._expect_continue()
+        self._continue()
+        try:
+            body = await whole_body(
+                self._request.content, report.REPORT_BYTES_MAX, relay.idle_timeout_s
+            )
+            kind = wanted.endpoint.name
+            found = report.read(kind, body, project=said.project, session=said.session)
+        except BodyFault as fault:
+            return self._refuse_unrecorded(Refusal(fault.status, str(fault)))
+        except ReportInvalid as error:
+            return self._refuse_unrecorded(Refusal(400, str(error), param=error.field))
+        if relay.sink is None:
+            return self._refuse_unrecorded(_NO_SPOOL)
+        content = relay.admission.content_of(found.project_id, wanted.wish)
+        id = reporting.append(relay.sink, wanted, found, content, relay.salt)
+        if isinstance(id, Refusal):
+            return self._refuse_unrecorded(id)
+        relay.stats.recorded += 1
+        if relay.synced is not None:
+            await relay.synced()
+        keeps_alive = self._keeps_alive and not relay.is_draining
+        if self._agent.transport is not None:
+            self._agent.send(reporting.accepted(id, keeps_alive=keeps_alive))
+        return Relayed(keeps_alive=keeps_alive)
+
     # Refusals and faults.
 
     def _answer_health(self) -> Relayed:
@@ -483,6 +518,7 @@ _HEALTHY = (
 )
 _STOPPED = "the gateway was stopped during the call"
 _VERSION = Refusal(400, "the request is not valid HTTP/1.1 or HTTP/1.0")
+_NO_SPOOL = Refusal(503, "nothing is recorded; the gateway's log says why")
 _FULL = Refusal(
     503, "the spool is full (spool.when_full = refuse); see agent-telemetry spool status"
 )

@@ -142,7 +142,7 @@ async def whole_body(content: StreamReader, bytes_max: int, idle_timeout_s: floa
                 return bytes(found)
             found += piece
             if len(found) > bytes_max:
-                raise BodyFault(413, f"a body over {bytes_max} bytes cannot be signed")
+                raise BodyFault(413, f"a body over {bytes_max} bytes is not taken here")
     except TimeoutError:
         raise BodyFault(*_STOPPED) from None
     except (web.RequestPayloadError, ConnectionError, RuntimeError):  # as in Upload

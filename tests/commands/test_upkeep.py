@@ -12,11 +12,13 @@ import pytest
 from proxy.enrich.facts import link_of
 from proxy.linker import Linker
 from proxy.record import Beside, Blob
+from proxy.report import TurnReport
 from proxy.spool import slot
 from proxy.spool.page import Page
 from proxy.spool.totals import Captured, Loss
 from proxy.store.links import LinkStore
 from proxy.store.postgres import Store
+from proxy.store.reported import write_report
 from tests.commands.test_maintenance import set_aside
 from tests.pipeline.exchanges import chat
 from tests.store.rows import NOW, record
@@ -25,7 +27,7 @@ from tests.turns.test_linker import CONFIG, conversations
 
 TABLES = (
     *("agent_telemetry", "agent_links", "agent_link_keys", "agent_blobs", "agent_raw"),
-    "agent_feedback",
+    *("agent_feedback", "agent_reports"),
 )
 SHARED, OWN = (
     Blob(hashlib.sha256(content).hexdigest(), "image/png", content) for content in (b"a", b"b")
@@ -52,6 +54,11 @@ def feedback(database, **values):
     database(lambda store: store.fetch(query, *columns.values()))
 
 
+def reported(database, session, project):
+    said = TurnReport(session_id=session, project_id=project, stop_reason="done")
+    database(lambda store: write_report(store, uuid4(), NOW, said))
+
+
 def counts(database):
     query = " UNION ALL ".join(
         f"SELECT '{name}' AS name, count(*) AS n FROM {name}" for name in TABLES
@@ -72,6 +79,8 @@ def filled(database):
         )
         feedback(database, call_id=row.id)
         feedback(database, session_id=session, project_id=project)
+        reported(database, session, project)
+    reported(database, "never called", "shop")
     feedback(database, session_id="never called", project_id="shop")
 
 
@@ -79,10 +88,10 @@ def test_purge_takes_a_session_of_a_project_and_all_beside_it(run, database, fil
     code, text = run("purge", "--session", "s", "--project", "shop", "--yes")
     assert code == 0
     assert text.startswith("1 calls and 0 turns of 1 conversations, 2026-03-01 12:00 to ")
-    assert text.endswith("deleted 1 rows, 1 raw exchanges, 2 feedback, 1 media\n")
+    assert text.endswith("deleted 1 rows, 1 raw exchanges, 3 feedback, 1 media\n")
     left = counts(database)
     assert (left["agent_telemetry"], left["agent_links"], left["agent_raw"]) == (2, 2, 2)
-    assert (left["agent_feedback"], left["agent_blobs"]) == (5, 1)
+    assert (left["agent_feedback"], left["agent_reports"], left["agent_blobs"]) == (5, 3, 1)
     kept = database(lambda store: store.fetch("SELECT content FROM agent_blobs"))
     assert kept == [{"content": b"a"}]
 
@@ -91,6 +100,7 @@ def test_purge_of_a_project_leaves_nothing_of_it(run, database, filled):
     assert run("purge", "--project", "shop", "--yes")[0] == 0
     left = counts(database)
     assert (left["agent_telemetry"], left["agent_feedback"], left["agent_blobs"]) == (1, 2, 0)
+    assert left["agent_reports"] == 1
 
 
 def test_purge_by_age_takes_what_never_became_a_row_too(run, database, filled):

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "proxy"
 STAGES = {"wire", "spool", "decode", "enrich", "store", "views", "export", "admin", "otel"}
 SHARED = {"exchange", "call", "turn", "record", "endpoints", "labels", "config", "errors"}
-SHARED |= {"socket_part", "injected", "genai"}
+SHARED |= {"socket_part", "injected", "genai", "report"}
 FOUNDATIONS = SHARED | {"metrics", "log", "crash"}
 IMPURE = {"asyncio", "aiohttp", "asyncpg", "os", "pathlib", "time", "logging", "socket"}
 _EXPORT = ("message", "history", "pairing", "media", "tools", "conversation", "trace", "tree")
@@ -18,6 +18,7 @@ PURE = {f"export/{name}" for name in _EXPORT} | {
     "genai",
     "turn",
     "injected",
+    "report",
     "wire/headers",
     "wire/routes",
     "exchange",

@@ -16,12 +16,14 @@ from proxy.enrich.facts import link_of
 from proxy.enrich.threads import place
 from proxy.linker import Linker
 from proxy.record import Beside
+from proxy.report import TurnReport
 from proxy.store.links import LinkStore
 from proxy.store.postgres import Store
+from proxy.store.reported import write_report
 from tests.turns.scripts import BEGIN, DIGESTS, LATER, Talk, judged
 
 CONFIG = load(None, {"HOME": "/"})
-TABLES = "agent_telemetry, agent_links, agent_link_keys"
+TABLES = "agent_telemetry, agent_links, agent_link_keys, agent_reports"
 CALLS = """
 SELECT id, session_id, turn_id, round, parent_id, capture -> 'link' ->> 'kind' AS kind
 FROM agent_telemetry WHERE record_type = 'llm_call' ORDER BY id
@@ -70,12 +72,30 @@ async def emptied(dsn):
     await connection.close()
 
 
-async def linked(dsn, records, chance, *, restarts=True):
+def reports():
+    """What orchestrators say: of the latest turn at some moment, of named turns, of nothing."""
+    said = (
+        (1, {"session_id": "s", "stop_reason": "one", "rounds": 7}),
+        (6, {"session_id": "s", "stop_reason": "two"}),
+        (30, {"session_id": "s", "chat_mode": "ask"}),
+        (0, {"session_id": "t", "stop_reason": "early"}),
+        (9, {"session_id": "t", "turn_id": "no such turn", "stop_reason": "never"}),
+        (9, {"session_id": "nobody", "stop_reason": "never"}),
+    )
+    return [
+        (UUID(int=number), BEGIN + timedelta(seconds=at), TurnReport(**body))
+        for number, (at, body) in enumerate(said, 1)
+    ]
+
+
+async def linked(dsn, records, chance, reported=(), *, restarts=True):
     """Write and link in the order and batches that `chance` decides; then let time pass."""
     store, links = Store(dsn), LinkStore(dsn)
-    left = list(records)
-    while left:
-        size = chance.randint(1, len(left))
+    left, unsaid = list(records), list(reported)
+    while left or unsaid:
+        for _ in range(chance.randint(0, len(unsaid)) if left else len(unsaid)):
+            await write_report(store, *unsaid.pop())
+        size = chance.randint(min(1, len(left)), len(left))
         await write(store, left[:size])
         del left[:size]
         for _ in range(chance.randint(0, 3)):
@@ -116,14 +136,23 @@ def test_any_order_of_commits_and_any_batches_give_the_same_rows(shared_dsn, cha
         records = [record for talk in talks for record in talk.records]
         await emptied(shared_dsn)
         in_order = sorted(records, key=lambda record: record.created_at)
-        calls, summaries = await linked(shared_dsn, in_order, random.Random(0), restarts=False)
+        said = reports()
+        calls, summaries = await linked(
+            shared_dsn, in_order, random.Random(0), said, restarts=False
+        )
         await emptied(shared_dsn)
         chance.shuffle(records)
-        other_calls, other_summaries = await linked(shared_dsn, records, chance)
+        chance.shuffle(said)
+        other_calls, other_summaries = await linked(shared_dsn, records, chance, said)
         assert other_calls == calls
         assert other_summaries == summaries
         reference = judged(*talks)
-        assert sorted(row["stop_reason"] for row in summaries) == sorted(reference.reasons)
+        inferred = [
+            json.loads(row["capture"]).get("inferred", row)["stop_reason"] for row in summaries
+        ]
+        assert sorted(inferred) == sorted(reference.reasons)
+        words = {row["stop_reason"] for row in summaries} - set(inferred)
+        assert {"early"} <= words <= {"early", "one", "two"}
         assert {row["id"]: row["turn_id"] for row in calls} == {
             id: where.turn for id, where in reference.placements.items()
         }

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.endpoints import REALTIME_SOCKET, RESPONSES_SOCKET, RETRIEVED_RESPONSE, Endpoint
-from proxy.wire.admission import Admission, Admitted, Healthy
+from proxy.wire.admission import Admission, Admitted, Healthy, Reporting
 from proxy.wire.fields import from_raw
 from proxy.wire.refusals import Refusal
 from tests.wire.gateways import config_of
@@ -107,7 +107,8 @@ def test_sockets_that_are_cut_into_calls(target, endpoint):
 
 
 def test_telemetry_is_reserved():
-    assert refused(b"/telemetry/v1/turns").status == 404
+    assert refused(b"/telemetry/v1/other").status == 404
+    assert isinstance(decide(b"/telemetry/v1/turns"), Reporting)
     assert refused(b"/telemetry/v1/turns", (b"Origin", b"http://x")).status == 403
     tokens = {"client_tokens": [TOKEN]}
     assert refused(b"/telemetry/v1/turns", gateway=tokens).status == 401
