@@ -187,7 +187,7 @@ async def _recorder(config: Config, lifeline: int | None) -> None:
         await links.close()
         await source.close()
         return
-    store = Store(dsn_of(config))
+    store = Store(dsn_of(config), config.store)
     recorder = Recorder(config, source, store, RecorderMetrics(), Digests(secret))
     work = asyncio.create_task(recorder.run(), name="recorder")
     tracing = _tracing(config)

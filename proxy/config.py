@@ -149,7 +149,7 @@ class Store(Section):
     migrate: bool = True
     batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 500
     batch_delay_ms: Annotated[int, Field(ge=1, le=60_000)] = 200
-    history: Literal["full"] = "full"
+    history: Literal["full", "shared"] = "full"
     retention_days: Count | None = None
     payload_retention_days: Count | None = None
 

@@ -38,7 +38,7 @@ async def rows(
 @contextlib.asynccontextmanager
 async def opened(config: Config) -> AsyncIterator[Store]:
     """The configured database; its errors say what to start."""
-    store = Store(dsn_of(config))
+    store = Store(dsn_of(config), config.store)
     try:
         with remedied(config):
             yield store

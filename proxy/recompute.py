@@ -27,7 +27,9 @@ from proxy.store.storable import storable
 # Not of the call alone: who it belongs to is also inferred from other calls.
 LINKED = frozenset({"session_id", "turn_id", "round", "parent_id"})
 _FIXED = frozenset({"id", "created_at", "record_type"})
-_ROW = "SELECT * FROM agent_telemetry WHERE id = $1 AND NOT COALESCE(capture ? 'rejected', FALSE)"
+_ROW = (
+    "SELECT * FROM agent_telemetry_full WHERE id = $1 AND NOT COALESCE(capture ? 'rejected', FALSE)"
+)
 
 
 @dataclass(slots=True)

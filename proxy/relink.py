@@ -30,7 +30,7 @@ _COLUMNS = (
     *("request_params", "client", "labels", "capture"),
 )
 _PAGE = f"""
-SELECT {", ".join(_COLUMNS)} FROM agent_telemetry
+SELECT {", ".join(_COLUMNS)} FROM agent_telemetry_full
 WHERE record_type = 'llm_call' AND outcome IS NOT NULL AND (created_at, id) > ($1, $2)
     AND NOT COALESCE(capture ? 'rejected' OR capture ->> 'content' = 'metadata', FALSE)
 ORDER BY created_at, id LIMIT {PAGE_ROWS}

@@ -20,7 +20,7 @@ CONTENT = """
 SELECT id, project_id, session_id, turn_id, model_used, provider, endpoint, system_prompt,
     chat_history, response_text, response_thoughts, tool_calls, request_params, prompt_tokens,
     completion_tokens, total_tokens, capture -> 'blobs' AS blobs
-FROM agent_telemetry WHERE id = ANY($1)
+FROM agent_telemetry_full WHERE id = ANY($1)
 """
 BLOB = "SELECT content FROM agent_blobs WHERE sha256 = $1"
 
@@ -78,8 +78,8 @@ SELECT t.id, t.record_type, t.project_id, t.session_id, t.created_at, t.parent_i
     CASE WHEN t.capture ->> 'context' = 'partial'
         THEN t.request_params ->> 'previous_response_id' END AS previous,
     COALESCE({IS_WHOLE}, FALSE) AS is_whole, COALESCE({wanted}, FALSE) AS is_wanted,
-    pg_column_size(t.chat_history) AS size_bytes
-FROM agent_telemetry t WHERE {scope}
+    COALESCE(c.size_bytes, pg_column_size(t.chat_history)) AS size_bytes
+FROM agent_telemetry t LEFT JOIN agent_contexts c ON c.call_id = t.id WHERE {scope}
 ORDER BY t.project_id COLLATE "C" NULLS FIRST, t.session_id COLLATE "C" NULLS FIRST,
     t.created_at, t.id
 """  # noqa: S608 - values are parameters

@@ -30,6 +30,7 @@ from proxy.record import COLUMNS, Beside, TelemetryRecord
 from proxy.store.beside import write_beside, write_blobs, write_links
 from proxy.store.faults import fault
 from proxy.store.selection import Selection
+from proxy.store.shared import SharedWriter, amend_shared, forget, split_amendment
 from proxy.store.storable import storable
 
 CHANNEL = "agent_telemetry"
@@ -77,7 +78,7 @@ WHERE kept.outcome = 'proxy_crashed' AND excluded.outcome <> 'proxy_crashed'
     OR kept.capture ? 'rejected' AND NOT COALESCE(excluded.capture ? 'rejected', FALSE)
         AND excluded.outcome IS DISTINCT FROM 'proxy_crashed'
     OR kept.record_type = 'turn_summary' AND excluded.record_type = 'turn_summary'
-RETURNING id
+RETURNING id, xmax <> 0 AS is_replaced
 """  # noqa: S608 - column names are this program's own
 _QUARANTINE = """
 INSERT INTO agent_raw (id, created_at, reason, exchange) VALUES ($1, $2, $3, $4)
@@ -104,6 +105,9 @@ class Store:
         self._writing = asyncio.Lock()
         self._reading = asyncio.Lock()
         self._is_announcing = True
+        self._shared: SharedWriter | None = None
+        if settings is not None and settings.history == "shared":
+            self._shared = SharedWriter(is_partitioned=False)
 
     async def connect(self) -> None:
         """Open the writing connection now. Raises StoreUnavailable or StoreMisconfigured."""
@@ -162,18 +166,21 @@ class Store:
         unknown = columns.keys() - set(COLUMNS)
         if unknown:
             raise ValueError(f"no columns: {sorted(unknown)}")
-        changes = ", ".join(f"{name} = ${place}" for place, name in enumerate(columns, 2))
-        query = (
-            f"UPDATE agent_telemetry SET {changes} "  # noqa: S608 - columns and condition are ours
-            f"WHERE id = $1 AND {only_if} RETURNING id"
-        )
         async with self._writing:
             connection = await self._connected_writer()
             with translated():
                 async with connection.transaction():
                     await write_blobs(connection, beside.blobs)
-                    if not await connection.fetch(query, id, *columns.values()):
+                    own, shared = await split_amendment(connection, id, columns)
+                    changes = ", ".join(f"{name} = ${place}" for place, name in enumerate(own, 2))
+                    query = (
+                        f"UPDATE agent_telemetry SET {changes} "  # noqa: S608 - both are ours
+                        f"WHERE id = $1 AND {only_if} RETURNING id"
+                    )
+                    if not await connection.fetch(query, id, *own.values()):
                         return False
+                    if shared is not None:
+                        await amend_shared(connection, id, shared)
                     if beside.link is not None:
                         await write_links(connection, [beside.link])
         return True
@@ -238,18 +245,27 @@ class Store:
                 _BATCH,
                 schema_name="pg_temp",
                 columns=COLUMNS,
-                records=map(storable, records),  # made while the server reads the ones before
+                records=self._rows(records),  # made while the server reads the ones before
             )
         except (ValueError, TypeError, OverflowError):  # the driver's own refusal of a value
             raise RowRejected("22000") from None
-        ids: list[UUID] = [found["id"] for found in await connection.fetch(_MERGE)]
+        merged = await connection.fetch(_MERGE)
+        ids: list[UUID] = [found["id"] for found in merged]
+        await forget(connection, [found["id"] for found in merged if found["is_replaced"]])
+        if self._shared is not None:
+            await self._shared.write(connection, ids)
         await write_beside(connection, records, set(ids), beside)
         if self._is_announcing:
             for start in range(0, len(ids), NOTIFIED_MAX):
                 payload = ",".join(id.hex for id in ids[start : start + NOTIFIED_MAX])
                 await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
         await self._committed(connection)
+        if self._shared is not None:
+            self._shared.committed()
         return len(ids)
+
+    def _rows(self, records: list[TelemetryRecord]) -> Iterator[tuple[Any, ...]]:
+        return map(storable, records) if self._shared is None else self._shared.rows(records)
 
     async def _committed(self, connection: Connection) -> None:
         try:
@@ -300,7 +316,7 @@ class Store:
         """The last rows, newest last."""
         where, values = selection.where(limit)
         query = (
-            f"SELECT * FROM agent_telemetry WHERE {where} "  # noqa: S608 - values are parameters
+            f"SELECT * FROM agent_telemetry_full WHERE {where} "  # noqa: S608 - values are parameters
             "ORDER BY created_at DESC, id DESC LIMIT $1"
         )
         return (await self.fetch(query, *values))[::-1]
@@ -309,7 +325,7 @@ class Store:
         """Those of the rows with these ids that are selected, in order of time."""
         where, values = selection.where(list(ids))
         return await self.fetch(
-            f"SELECT * FROM agent_telemetry WHERE id = ANY($1) AND {where} "  # noqa: S608 - as above
+            f"SELECT * FROM agent_telemetry_full WHERE id = ANY($1) AND {where} "  # noqa: S608 - as above
             "ORDER BY created_at, id",
             *values,
         )

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from proxy.store.postgres import Connection, Row, Store, connect, translated
+from proxy.store.prune import release
 
 BATCH_ROWS = 500
 
@@ -24,11 +25,12 @@ SELECT count(*) FILTER (WHERE record_type = 'llm_call') AS calls,
     min(created_at) AS oldest, max(created_at) AS newest
 FROM agent_telemetry WHERE {where}
 """
-# In order of time, so that no batch looks again at what earlier ones have deleted.
+# In order of time, so that no batch looks again at what earlier ones have deleted; locked in that
+# order, so that two purges of the same rows wait for each other and not in a circle.
 _ROWS = """
 DELETE FROM agent_telemetry WHERE id IN (
     SELECT id FROM agent_telemetry WHERE {where} AND created_at >= {after}
-    ORDER BY created_at LIMIT {limit}
+    ORDER BY created_at, id LIMIT {limit} FOR UPDATE
 )
 RETURNING id, created_at, turn_id, project_id, session_id,
     CASE WHEN capture ? 'blobs' THEN capture -> 'blobs' END AS blobs
@@ -118,6 +120,7 @@ class Purged:
     raw: int = 0
     feedback: int = 0  # reports of turns included
     blobs: int = 0
+    messages: int = 0  # of those that calls shared
 
 
 async def extent(store: Store, scope: Scope) -> Extent:
@@ -166,6 +169,7 @@ async def _batch(
         purged.feedback += _affected(await connection.execute(_FEEDBACK, ids, turns, sessions))
         purged.feedback += _affected(await connection.execute(_REPORTS, turns, sessions))
         purged.blobs += await _blobs(connection, rows)
+        purged.messages += await release(connection, ids)
     return rows
 
 

@@ -8,7 +8,7 @@ IS_OPEN = "(finish_reason IS NULL OR finish_reason IN ('queued', 'in_progress'))
 """The condition on such a row, and that of its index."""
 
 _BEGUN = f"""
-SELECT * FROM agent_telemetry
+SELECT * FROM agent_telemetry_full
 WHERE endpoint = 'responses' AND capture ->> 'response_id' = $1 AND provider = $2 AND {IS_OPEN}
 ORDER BY created_at LIMIT 1
 """  # noqa: S608 - the condition is this program's own

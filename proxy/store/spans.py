@@ -14,12 +14,12 @@ _COLUMNS = (
 _CONTENT = (*("system_prompt", "chat_history", "response_text", "response_thoughts", "tool_calls"),)
 _BARE = "request_params - 'tools' AS request_params"
 CALLS = f"""
-SELECT {", ".join(_COLUMNS)}, {_BARE} FROM agent_telemetry
+SELECT {", ".join(_COLUMNS)}, {_BARE} FROM agent_telemetry_full
 WHERE record_type = 'llm_call' AND (id = ANY($1) OR turn_id = ANY($2)) ORDER BY created_at, id
 """  # noqa: S608 - column names are this program's own
 """The calls with these ids, and those of these turns."""
 CALLS_WITH_CONTENT = f"""
-SELECT {", ".join(_COLUMNS)}, request_params, {", ".join(_CONTENT)} FROM agent_telemetry
+SELECT {", ".join(_COLUMNS)}, request_params, {", ".join(_CONTENT)} FROM agent_telemetry_full
 WHERE record_type = 'llm_call' AND (id = ANY($1) OR turn_id = ANY($2)) ORDER BY created_at, id
 """  # noqa: S608 - column names are this program's own
 SUMMARIES = """
@@ -27,7 +27,7 @@ SELECT * FROM agent_telemetry WHERE record_type = 'turn_summary' AND turn_id = A
 """
 """The turns that have ended, of these."""
 FIRST_CALL = f"""
-SELECT {", ".join(_COLUMNS)}, {_BARE} FROM agent_telemetry
+SELECT {", ".join(_COLUMNS)}, {_BARE} FROM agent_telemetry_full
 WHERE record_type = 'llm_call' AND turn_id = (SELECT turn_id FROM agent_telemetry WHERE id = $1)
 ORDER BY created_at, id LIMIT 1
 """  # noqa: S608 - column names are this program's own

@@ -23,10 +23,11 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +39,7 @@ DEPTH_MAX = 254  # what orjson writes; PostgreSQL's parser ends between 7,000 an
 BYTES_MAX = 64 * 1024 * 1024  # all columns together stay below PostgreSQL's 1 GiB for one row
 NODES_MAX = 2_000_000  # a jsonb value of numbers is up to 16 times its text
 KEPT_BYTES_MAX = 1024 * 1024  # of what is too deep or too large to stay JSON
+PIECES_BYTES_MAX = BYTES_MAX // 4  # within every limit of a whole column
 LABEL_MAX = 255
 LABEL_KEPT = 222  # + "-" + 32 hexadecimal digits = LABEL_MAX
 INT4_MIN, INT4_MAX = -(2**31), 2**31 - 1
@@ -55,20 +57,29 @@ _CONTAINERS = (dict, list, tuple)
 
 
 @dataclass(slots=True)
-class _Cleaning:
+class Cleaning:
     """What was changed in one column so far."""
 
     reasons: set[str] = field(default_factory=set)
     nodes: int = 0
 
 
-def storable(record: TelemetryRecord) -> tuple[Any, ...]:
-    """The record's values in the order of `COLUMNS`, JSON columns as JSON text."""
+Rule = Callable[[Any, Cleaning], Any]
+"""Makes a value of one column storable, and notes what it had to change."""
+
+
+def storable(
+    record: TelemetryRecord, rules: Mapping[str, Rule] = MappingProxyType({})
+) -> tuple[Any, ...]:
+    """The record's values in the order of `COLUMNS`, JSON columns as JSON text.
+
+    `rules` are used instead of the usual ones of their columns.
+    """
     sanitized: dict[str, list[str]] = {}
     row: list[Any] = []
     for column in COLUMNS[:-1]:
-        cleaning = _Cleaning()
-        rule: _Rule = _RULES.get(column, _text)
+        cleaning = Cleaning()
+        rule: Rule = rules.get(column) or _RULES.get(column, _text)
         row.append(rule(getattr(record, column), cleaning))
         if cleaning.reasons:
             sanitized[column] = sorted(cleaning.reasons)
@@ -78,8 +89,8 @@ def storable(record: TelemetryRecord) -> tuple[Any, ...]:
 
 def _capture(capture: Any, sanitized: dict[str, list[str]]) -> str | None:
     """The column `capture`, last because it says what was changed in all columns."""
-    cleaning = _Cleaning()
-    text = _json(capture, cleaning)
+    cleaning = Cleaning()
+    text = json_text(capture, cleaning)
     if cleaning.reasons:
         sanitized["capture"] = sorted(cleaning.reasons)
     if not sanitized:
@@ -92,7 +103,7 @@ def _capture(capture: Any, sanitized: dict[str, list[str]]) -> str | None:
 # --- text ---
 
 
-def _text(value: Any, cleaning: _Cleaning) -> str | None:
+def _text(value: Any, cleaning: Cleaning) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
@@ -101,11 +112,11 @@ def _text(value: Any, cleaning: _Cleaning) -> str | None:
     return _string(value, cleaning, BYTES_MAX)
 
 
-def _required_text(value: Any, cleaning: _Cleaning) -> str:
+def required_text(value: Any, cleaning: Cleaning) -> str:
     return _text(value, cleaning) or ""
 
 
-def _short_text(value: Any, cleaning: _Cleaning) -> str | None:
+def _short_text(value: Any, cleaning: Cleaning) -> str | None:
     text = _text(value, cleaning)
     if text is not None and len(text) > LABEL_MAX:
         cleaning.reasons.add("length")
@@ -113,11 +124,11 @@ def _short_text(value: Any, cleaning: _Cleaning) -> str | None:
     return text
 
 
-def _model(value: Any, cleaning: _Cleaning) -> str:
+def _model(value: Any, cleaning: Cleaning) -> str:
     return _short_text(value, cleaning) or "unknown"
 
 
-def _identity(value: Any, cleaning: _Cleaning) -> str | None:
+def _identity(value: Any, cleaning: Cleaning) -> str | None:
     """A label that names a conversation: two different ones never become the same."""
     text = _text(value, cleaning)
     if text is None or len(text) <= LABEL_MAX:
@@ -129,15 +140,15 @@ def _identity(value: Any, cleaning: _Cleaning) -> str | None:
 
 def session_of(label: str | None) -> str | None:
     """A session, or a project, as its column holds it."""
-    return _identity(label, _Cleaning())
+    return _identity(label, Cleaning())
 
 
 def json_of(value: Any) -> str:
     """A value as JSON that PostgreSQL takes; None is JSON's null."""
-    return _json(value, _Cleaning()) or "null"
+    return json_text(value, Cleaning()) or "null"
 
 
-def _string(text: str, cleaning: _Cleaning, bytes_max: int) -> str:
+def _string(text: str, cleaning: Cleaning, bytes_max: int) -> str:
     """The text as PostgreSQL can hold it, at most so long."""
     text = _characters(text, cleaning)
     if len(text) * 4 <= bytes_max or len(encoded := text.encode()) <= bytes_max:
@@ -146,7 +157,7 @@ def _string(text: str, cleaning: _Cleaning, bytes_max: int) -> str:
     return encoded[:bytes_max].decode(errors="ignore")
 
 
-def _characters(text: str, cleaning: _Cleaning) -> str:
+def _characters(text: str, cleaning: Cleaning) -> str:
     if "\0" in text:
         cleaning.reasons.add("nul")
         text = text.replace("\0", _REPLACEMENT)
@@ -178,7 +189,7 @@ def _digits(number: int) -> str:
 # --- numbers, instants, ids ---
 
 
-def _integer(value: Any, cleaning: _Cleaning) -> int | None:
+def _integer(value: Any, cleaning: Cleaning) -> int | None:
     if value is None:
         return None
     if isinstance(value, float) and math.isfinite(value):
@@ -192,11 +203,11 @@ def _integer(value: Any, cleaning: _Cleaning) -> int | None:
     return clamped
 
 
-def _required_integer(value: Any, cleaning: _Cleaning) -> int:
+def _required_integer(value: Any, cleaning: Cleaning) -> int:
     return _integer(value, cleaning) or 0
 
 
-def _amount(value: Any, cleaning: _Cleaning) -> Decimal | None:
+def _amount(value: Any, cleaning: Cleaning) -> Decimal | None:
     if value is None:
         return None
     if isinstance(value, float) or type(value) is int:
@@ -213,14 +224,14 @@ def _amount(value: Any, cleaning: _Cleaning) -> Decimal | None:
     return value
 
 
-def _truth(value: Any, cleaning: _Cleaning) -> bool | None:
+def _truth(value: Any, cleaning: Cleaning) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
     cleaning.reasons.add("type")
     return None
 
 
-def _instant(value: Any, cleaning: _Cleaning) -> datetime | None:
+def _instant(value: Any, cleaning: Cleaning) -> datetime | None:
     if not isinstance(value, datetime):
         cleaning.reasons.add("type")
         return None
@@ -231,7 +242,7 @@ def _instant(value: Any, cleaning: _Cleaning) -> datetime | None:
         return value.replace(tzinfo=UTC)
 
 
-def _uuid(value: Any, cleaning: _Cleaning) -> UUID | None:
+def _uuid(value: Any, cleaning: Cleaning) -> UUID | None:
     if value is None or isinstance(value, UUID):
         return value
     cleaning.reasons.add("type")
@@ -254,53 +265,84 @@ class _Literal(str):
     __slots__ = ()
 
 
-def _json(value: Any, cleaning: _Cleaning) -> str | None:
-    """JSON text that jsonb takes; None is SQL NULL."""
+def json_text(value: Any, cleaning: Cleaning, options: int = 0) -> str | None:
+    """JSON text that jsonb takes; None is SQL NULL. `options` are further ones of orjson."""
     if value is None:
         return None
-    if (as_it_is := _unchanged(value)) is not None:
+    if (as_it_is := _unchanged(value, options)) is not None:
         return as_it_is
     try:
-        text = _encoded(_clean(value, cleaning, 1))
+        text = _encoded(_clean(value, cleaning, 1), options)
     except _TooManyNodes:
         return _beginning(value, cleaning)
     is_small = len(text) * 4 <= BYTES_MAX or len(text.encode()) <= BYTES_MAX
     return text if is_small else _beginning(value, cleaning)
 
 
-def _unchanged(value: Any) -> str | None:
+def _unchanged(value: Any, options: int = 0) -> str | None:
     """The text of a value that needs no cleaning, ten times as fast; None where that is not sure.
 
     orjson itself refuses surrogates, integers of more than 64 bits, depth, keys and types that
     are not JSON's. It writes NUL as an escape, and NaN and Infinity as null.
     """
     try:
-        written = orjson.dumps(value, option=_STRICT)
+        written = orjson.dumps(value, option=_STRICT | options)
     except orjson.JSONEncodeError:
         return None
     is_clean = b"\\u0000" not in written and b"null" not in written
     return written.decode() if is_clean and len(written) <= 2 * NODES_MAX else None
 
 
-def _required_json(value: Any, cleaning: _Cleaning) -> str:
-    return _json(value, cleaning) or "[]"
+def json_pieces(items: list[Any], cleaning: Cleaning) -> list[str] | None:
+    """The JSON text of each item of an array, with sorted keys; None: keep the array as one.
+
+    Together they are what `json_text` makes of the array.
+    """
+    pieces: list[str] = []
+    noted = Cleaning()
+    for item in items:
+        written = _unchanged([item], orjson.OPT_SORT_KEYS)
+        if written is None:
+            try:
+                written = _encoded([_clean(item, noted, 2)], orjson.OPT_SORT_KEYS)
+            except _TooManyNodes:
+                return None
+        pieces.append(written[1:-1])
+    if not _are_within_limits(pieces):
+        return None
+    cleaning.reasons |= noted.reasons
+    return pieces
 
 
-def _beginning(value: Any, cleaning: _Cleaning) -> str:
+def _are_within_limits(pieces: list[str]) -> bool:
+    """Whether the array of them would stay JSON: not too long, and not of too many values."""
+    size = sum(map(len, pieces))
+    if size <= 2 * NODES_MAX:  # a value and what separates it from the next take two bytes
+        return True
+    nodes = sum(piece.count(sign) for piece in pieces for sign in ",[{")
+    return size <= PIECES_BYTES_MAX and nodes < NODES_MAX
+
+
+def _required_json(value: Any, cleaning: Cleaning) -> str:
+    return json_text(value, cleaning) or "[]"
+
+
+def _beginning(value: Any, cleaning: Cleaning) -> str:
     """The beginning of the value's text, in a value of the same kind."""
     cleaning.reasons.add("size")
     kept = _written(value, KEPT_BYTES_MAX)
     return _encoded({"truncated": kept} if isinstance(value, dict) else [kept])
 
 
-def _encoded(clean: Any) -> str:
+def _encoded(clean: Any, options: int = 0) -> str:
     try:
-        return orjson.dumps(clean).decode()
+        return orjson.dumps(clean, option=options).decode()
     except orjson.JSONEncodeError:  # an integer of more than 64 bits
-        return json.dumps(clean, ensure_ascii=False, separators=(",", ":"))
+        is_sorted = bool(options & orjson.OPT_SORT_KEYS)
+        return json.dumps(clean, ensure_ascii=False, separators=(",", ":"), sort_keys=is_sorted)
 
 
-def _clean(value: Any, cleaning: _Cleaning, depth: int) -> Any:
+def _clean(value: Any, cleaning: Cleaning, depth: int) -> Any:
     cleaning.nodes += 1
     if cleaning.nodes > NODES_MAX:
         raise _TooManyNodes
@@ -316,7 +358,7 @@ def _clean(value: Any, cleaning: _Cleaning, depth: int) -> Any:
     return _clean_scalar(value, cleaning)
 
 
-def _clean_members(value: dict[Any, Any], cleaning: _Cleaning, depth: int) -> dict[str, Any]:
+def _clean_members(value: dict[Any, Any], cleaning: Cleaning, depth: int) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name, item in value.items():
         key = name
@@ -331,7 +373,7 @@ def _clean_members(value: dict[Any, Any], cleaning: _Cleaning, depth: int) -> di
     return members
 
 
-def _clean_scalar(value: Any, cleaning: _Cleaning) -> Any:
+def _clean_scalar(value: Any, cleaning: Cleaning) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -385,20 +427,19 @@ def _item_tokens(items: list[Any] | tuple[Any, ...]) -> list[Any]:
 def _scalar_text(value: Any) -> str:
     """One scalar as JSON text; NUL stays an escape and so survives as text."""
     if not isinstance(value, str):
-        value = _clean_scalar(value, _Cleaning())
-    return _characters(json.dumps(value, ensure_ascii=False), _Cleaning())
+        value = _clean_scalar(value, Cleaning())
+    return _characters(json.dumps(value, ensure_ascii=False), Cleaning())
 
 
-_Rule = Callable[[Any, _Cleaning], Any]
 _INTEGERS = (
     "rounds tool_call_count prompt_tokens completion_tokens total_tokens round status "
     "cached_tokens cache_write_tokens reasoning_tokens ttft_ms"
 )
-_RULES: dict[str, _Rule] = {
+_RULES: dict[str, Rule] = {
     **dict.fromkeys(_INTEGERS.split(), _integer),
-    **dict.fromkeys(("tool_calls", "tool_results", "request_params", "usage", "labels"), _json),
+    **dict.fromkeys(("tool_calls", "tool_results", "request_params", "usage", "labels"), json_text),
     **dict.fromkeys(("id", "turn_id", "parent_id"), _uuid),
-    **dict.fromkeys(("record_type", "system_prompt"), _required_text),
+    **dict.fromkeys(("record_type", "system_prompt"), required_text),
     "project_id": _identity,
     "session_id": _identity,
     "model_used": _model,

@@ -38,6 +38,8 @@ class Purged(Protocol):
     def feedback(self) -> int: ...
     @property
     def blobs(self) -> int: ...
+    @property
+    def messages(self) -> int: ...
 
 
 class Copied(Protocol):
@@ -85,9 +87,10 @@ def extent_as_text(extent: Extent) -> str:
 
 def purged_as_text(purged: Purged) -> str:
     """What a purge has deleted."""
+    shared = f", {purged.messages} messages" if purged.messages else ""
     return (
         f"deleted {purged.rows} rows, {purged.raw} raw exchanges, {purged.feedback} feedback, "
-        f"{purged.blobs} media"
+        f"{purged.blobs} media{shared}"
     )
 
 
