@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from proxy import __version__
+from proxy.addresses import base_urls
 from proxy.admin.server import AdminServer
 from proxy.config import Config
 from proxy.crash import on_loop_error
@@ -27,6 +28,7 @@ from proxy.linker import Linker
 from proxy.log import configure, event, leave
 from proxy.metrics import GatewayMetrics, LinkerMetrics, RecorderMetrics, TracingMetrics
 from proxy.otel.installed import check_installed
+from proxy.pages import Pages
 from proxy.probe import gateway_answers
 from proxy.reading import dsn_of, is_ready
 from proxy.recorder import Recorder
@@ -37,6 +39,7 @@ from proxy.spool.writer import SpoolWriter
 from proxy.store.links import LinkStore
 from proxy.store.migrate import migrate
 from proxy.store.postgres import Store
+from proxy.store.viewer import Viewer
 from proxy.tracing import Tracing
 from proxy.wire.server import Gateway
 
@@ -255,16 +258,18 @@ async def _until_stopped(
 
 
 async def _admin(config: Config, sock: socket.socket, lifeline: int | None) -> None:
-    stop = _stop_event(lifeline)
+    stop, viewer = _stop_event(lifeline), Viewer(dsn_of(config))
     admin = AdminServer(
         config,
         spool_sums=lambda: summed(read_totals(config.spool_dir)),
         store_answers=lambda: is_ready(config),
         gateway_answers=lambda: gateway_answers(config.gateway.listen),
+        pages=Pages(viewer, base_urls(config), lambda: summed(read_totals(config.spool_dir))),
     )
     await admin.start(sock)
     await stop.wait()
     await admin.close()
+    await viewer.close()
 
 
 def _stop_event(lifeline: int | None) -> asyncio.Event:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from proxy.addresses import base_url, base_urls
 from proxy.config import Config, share_metrics, split_listen
 from proxy.enrich.redact import Redactor
 from proxy.errors import ConfigError, ProxyError, StoreUnavailable
@@ -174,20 +175,19 @@ class Supervisor:
             self._start(child)
 
     def _announce(self) -> None:
-        base = base_url(self._config.gateway.listen)
-        names = ("openai", "anthropic", "gemini")
+        urls, admin = base_urls(self._config), base_url(self._config.admin.listen)
         event(
             "ready",
-            base_urls={name: f"{base}/{name}{_SUFFIX.get(name, '')}" for name in names},
-            admin=base_url(self._config.admin.listen),
+            base_urls=urls,
+            admin=admin,
             data_dir=str(self._config.data_dir),
             line="\n".join(
                 [
                     "agent-telemetry is ready. Point an agent's base URL at one of:",
-                    *(f"  {name:<10} {base}/{name}{_SUFFIX.get(name, '')}" for name in names),
-                    f"  {'others':<10} {base}/NAME   (see config.example.toml)",
-                    f"  {'health':<10} {base_url(self._config.admin.listen)}/readyz",
-                    "Watch calls arrive:  agent-telemetry tail --follow",
+                    *(f"  {name:<10} {url}" for name, url in urls.items()),
+                    f"  {'others':<10} {base_url(self._config.gateway.listen)}/NAME   "
+                    "(see config.example.toml)",
+                    f"Watch calls arrive:  {admin}/  or  agent-telemetry tail --follow",
                 ]
             ),
         )
@@ -219,9 +219,6 @@ class Supervisor:
                 event("process does not stop; killing it", logging.WARNING, role=role)
                 process.kill()
                 process.wait()
-
-
-_SUFFIX = {"openai": "/v1"}
 
 
 def forget_metrics(config: Config) -> IO[bytes]:
@@ -271,16 +268,6 @@ def listen(address: str, key: str) -> socket.socket:
         ) from None
     sock.set_inheritable(True)
     return sock
-
-
-def base_url(address: str) -> str:
-    """Where a client on this machine finds a listener, without a path."""
-    where = split_listen(address)
-    if isinstance(where, Path):
-        return f"unix:{where}"
-    host, port = where
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}"
 
 
 def _tcp(host: str, port: int) -> socket.socket:

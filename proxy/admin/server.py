@@ -1,13 +1,12 @@
-"""Admin listener: health, readiness and metrics, on a socket of its own. Read-only.
+"""Admin listener: health, readiness, metrics and the web page, on a socket of its own. Read-only.
 
 `/healthz` and `/readyz` need neither token nor Host check and tell nothing but their state. All
 else checks that `Host` names this listener (a web page must not reach it by DNS rebinding) and,
-where `admin.token` is set, a bearer token.
+where `admin.token` is set, a bearer token, or the cookie of a person who has signed in with it.
 """
 
 from __future__ import annotations
 
-import hmac
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,6 +16,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.admin.conservation import ConservationCollector, SpoolSums
+from proxy.admin.token import is_token
+from proxy.admin.web import STATIC, Pages, WebPage, wants_html
 from proxy.config import Config, is_loopback, split_listen
 from proxy.log import describe, event
 
@@ -27,6 +28,9 @@ _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
@@ -42,11 +46,15 @@ class AdminServer:
         spool_sums: Callable[[], SpoolSums],
         store_answers: Probe,
         gateway_answers: Probe,
+        pages: Pages,
     ) -> None:
         self._config = config
         self._spool_sums = spool_sums
         self._store_answers = store_answers
         self._gateway_answers = gateway_answers
+        token = config.admin.token
+        self._token = token.get_secret_value() if token is not None else None
+        self._page = WebPage(pages, self._token)
         self._runner: web.AppRunner | None = None
 
     async def start(self, sock: socket.socket) -> None:
@@ -55,6 +63,8 @@ class AdminServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
+        self._page.add_routes(app.router)
+        app.on_response_prepare.append(_seal)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()
@@ -69,26 +79,28 @@ class AdminServer:
         try:
             response = refusal or await handler(request)
         except web.HTTPException as error:  # an unknown path or method
-            response = _error(error.status, error.reason)
+            is_lost = error.status == 404 and wants_html(request)
+            response = (
+                self._page.missing(request) if is_lost else _error(error.status, error.reason)
+            )
         except Exception as error:  # noqa: BLE001  the top of a request; aiohttp may show a traceback
             event("the admin listener failed", logging.ERROR, error=describe(error))
             response = _error(500, "an error inside agent-telemetry; its log names it")
-        response.headers.update(_HEADERS)
         return response
 
     def _refusal(self, request: web.Request) -> web.Response | None:
-        admin = self._config.admin
         # Not `request.host`, which an absolute request target overrides.
         if _host_name(request.headers.get("Host", "")) not in self._hosts():
             return _error(421, "this Host is not served here; add it to admin.hosts if it is yours")
-        is_open = request.path == "/metrics" and admin.metrics_open
-        if admin.token is None or is_open:
+        is_open = request.path == "/metrics" and self._config.admin.metrics_open
+        is_open = is_open or request.path.startswith(STATIC) or _is_signing_in(request)
+        if self._token is None or is_open or self._page.has_ticket(request):
             return None
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        wanted = admin.token.get_secret_value()
-        # A header may hold any bytes; aiohttp has decoded them so.
-        if hmac.compare_digest(given.encode("utf-8", "surrogateescape"), wanted.encode()):
+        if is_token(given, self._token):
             return None
+        if wants_html(request):
+            return self._page.sign_in(request)
         return _error(401, "send the header Authorization: Bearer ADMIN_TOKEN")
 
     def _hosts(self) -> frozenset[str]:
@@ -114,6 +126,16 @@ class AdminServer:
         return web.Response(
             body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
+
+
+async def _seal(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Forbid whatever a browser could do with an answer, but for what it says itself."""
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+def _is_signing_in(request: web.Request) -> bool:
+    return request.method == "POST" and request.path == "/login"
 
 
 def _host_name(host: str) -> str:

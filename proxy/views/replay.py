@@ -16,6 +16,7 @@ import orjson
 
 from proxy.log import escaped
 from proxy.views.lines import count, duration
+from proxy.views.results import answers, results_of
 
 WIDTH = 100  # where no terminal says its own
 LINES_MAX = 8  # of one text, unless all is asked for
@@ -76,7 +77,7 @@ class _Page:
             yield self._cut(f"  round {call['round']}{_mark(call)}  {self._measures(call)}")
             yield from self._part("thinks", call["response_thoughts"])
             yield from self._part("says", call["response_text"])
-            yield from self._tools(call, _results(call, calls[position + 1 :], summary))
+            yield from self._tools(call, results_of(call, calls[position + 1 :], summary))
             if call["outcome"] != "complete":
                 yield from self._part("failed", call["error"] or call["outcome"])
 
@@ -84,7 +85,7 @@ class _Page:
         left = list(results)
         for tool in call["tool_calls"] or ():
             yield from self._part("calls", f"{tool.get('name')} {_json(tool.get('arguments'))}")
-            result = next((result for result in left if _answers(result, tool)), None)
+            result = next((result for result in left if answers(result, tool)), None)
             if result is not None:
                 left.remove(result)
                 took = duration(result.get("latency_ms"))
@@ -144,20 +145,6 @@ def _counted(number: int, noun: str) -> str:
 def _mark(call: Row) -> str:
     marks = {"retries": " (retry)", "forks": " (fork)", "compacted": " (compacted)"}
     return marks.get(str(_link(call).get("kind")), "")
-
-
-def _results(call: Row, later: Sequence[Row], summary: Row | None) -> list[Row]:
-    """What came back for a call: from the summary, else from the next request."""
-    if summary is not None:
-        return [r for r in summary["tool_results"] or () if r.get("round") == call["round"]]
-    return next((list(other["outputs"]) for other in later if other["outputs"]), [])
-
-
-def _answers(result: Row, tool: Row) -> bool:
-    """Whether this is the result of that call: by id, or by name where there is none."""
-    if result.get("id") or tool.get("id"):
-        return result.get("id") == tool.get("id")
-    return result.get("name") in (None, tool.get("name"))
 
 
 def _link(call: Row) -> Mapping[str, Any]:

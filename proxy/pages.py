@@ -1,0 +1,260 @@
+"""Pages: the web page, where what the store reads meets how views show it.
+
+Each view is one snapshot of the database and one template. While the database is away every view
+says so and comes back by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from proxy.errors import RowRejected, StoreMisconfigured, StoreUnavailable
+from proxy.log import event
+from proxy.since import instant_of
+from proxy.store.postgres import Row
+from proxy.store.viewer import Reading, Viewer
+from proxy.views.web.address import BadAddress, Cursor, Filters, filters_of
+from proxy.views.web.call import call_context
+from proxy.views.web.html import render
+from proxy.views.web.text import CHARS_MAX
+from proxy.views.web.trajectory import trajectory
+
+LISTED = 50  # conversations on a page
+CALLS_SHOWN = 100  # of a conversation on a page
+MESSAGES_SHOWN = 40  # new ones of one call
+SYSTEM_CHARS = 40_000
+CHOICES_MAX, CHOICES_CALLS = 200, 2000
+RETRY_S = 5  # how soon a page without a database asks again
+
+VIEWS = (("conversations", "/conversations", "Conversations"),)
+SPANS = (
+    ("1h", "last hour"),
+    ("6h", "last 6 hours"),
+    ("24h", "last 24 hours"),
+    ("7d", "last 7 days"),
+    ("4w", "last 4 weeks"),
+    ("52w", "last year"),
+)
+ENDINGS = (
+    *("completed", "user_aborted", "abandoned", "tool_failure", "upstream_error", "max_tokens"),
+    *("round_cap", "silent_rounds", "empty_no_tools", "refused"),
+)
+
+
+class Waiting(Protocol):
+    """What of the spool a page without a database tells (`spool.totals.Totals`)."""
+
+    @property
+    def waiting(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """An answer to a browser."""
+
+    html: str
+    status: int = 200
+
+
+class Pages:
+    """All views of one machine."""
+
+    def __init__(
+        self, viewer: Viewer, base_urls: Mapping[str, str], spool_sums: Callable[[], Waiting]
+    ) -> None:
+        self._viewer = viewer
+        self._base_urls = base_urls
+        self._spool_sums = spool_sums
+        self._makers = {
+            "conversations": self._conversations,
+            "conversation": self._conversation,
+            "call": self._call,
+        }
+
+    async def page(self, view: str, query: Mapping[str, str], common: Mapping[str, Any]) -> Page:
+        """A view by its name. `common` is what every template needs of the listener."""
+        shared = {**common, "views": VIEWS, "base_urls": self._base_urls}
+        try:
+            return await self._makers[view](query, shared | {"view": _nav(view)})
+        except BadAddress as error:
+            lines = (str(error),)
+            return _notice(shared, 400, "This address cannot be read", lines, view=view)
+        except StoreUnavailable as error:
+            return self._away(shared, view, str(error))
+        except StoreMisconfigured as error:
+            return self._unfit(shared, view, str(error))
+        except RowRejected as error:  # a value of the address that PostgreSQL cannot take
+            lines = (f"PostgreSQL does not take a value of it (SQLSTATE {error}).",)
+            return _notice(shared, 400, "This address cannot be read", lines, view=view)
+
+    def missing(self, common: Mapping[str, Any]) -> Page:
+        """The answer to a path that is none of ours."""
+        shared = {**common, "views": VIEWS}
+        return _notice(shared, 404, "There is no such page", (), view="", back=("/", "Live calls"))
+
+    def login(self, common: Mapping[str, Any], **context: Any) -> str:
+        """The form for the token."""
+        return render("login", **common, **context)
+
+    async def _conversations(self, query: Mapping[str, str], shared: dict[str, Any]) -> Page:
+        filters = filters_of(query)
+        since = _since(filters, "7d")
+        async with self._viewer.reading() as reading:
+            rows = await reading.rows(
+                "conversations",
+                *(filters.project, filters.session, filters.model, filters.outcome),
+                *(filters.errors, filters.words, since, *_after(filters), LISTED + 1),
+            )
+            rows, following = _page_of(rows, LISTED, filters)
+            if filters.words:
+                await _add_found(reading, rows)
+            choices = await _choices(reading)
+            has_rows = bool(rows) or bool(await reading.rows("any"))
+        for row in rows:
+            row["endings"] = row["endings"] or []
+        context = {
+            "rows": rows,
+            "next": following,
+            "filters": filters,
+            "since": filters.since or "7d",
+            "spans": _spans(filters),
+            "endings": ENDINGS,
+            "choices": choices,
+            "has_rows": has_rows,
+        }
+        return Page(render("conversations", **shared, **context))
+
+    async def _conversation(self, query: Mapping[str, str], shared: dict[str, Any]) -> Page:
+        filters = filters_of(query)
+        session, project = filters.session, filters.project
+        if session is None:
+            raise BadAddress("session: is missing; choose a conversation from the list")
+        async with self._viewer.reading() as reading:
+            calls = await reading.rows(
+                "trajectory", session, project, *_after(filters), CALLS_SHOWN + 1, CHARS_MAX
+            )
+            if not calls:
+                return await self._other_project(reading, session, shared)
+            calls, following = _page_of(calls, CALLS_SHOWN, filters)
+            turns = list({row["turn_id"] for row in calls if row["turn_id"]})
+            ids = [row["id"] for row in calls]
+            summaries = await reading.rows("trajectory_turns", session, project, turns)
+            prompts = await reading.rows("prompts", ids, MESSAGES_SHOWN, SYSTEM_CHARS)
+            whole = (await reading.rows("trajectory_whole", session, project))[0]
+        order = {id: place for place, id in enumerate(ids)}
+        prompts.sort(key=lambda row: order[row["id"]])
+        story = trajectory(calls, summaries, prompts, is_begin=filters.after is None)
+        context = {
+            "story": story,
+            "whole": whole,
+            "session": session,
+            "project": project,
+            "said": next((row["user_message"] for row in calls if row["user_message"]), ""),
+            "filters": filters,
+            "next": following,
+        }
+        return Page(render("conversation", **shared, **context))
+
+    async def _other_project(self, reading: Reading, session: str, shared: dict[str, Any]) -> Page:
+        """A session that is not known in this project: where it is known, if anywhere."""
+        found = await reading.rows("projects_of_session", session)
+        lines = [
+            "No call of this session has been recorded, or its rows were deleted.",
+            *(f"It is known in project {row['project_id'] or '(none)'}." for row in found),
+        ]
+        back = ("/conversations?since=52w", "All conversations")
+        return _notice(shared, 404, "No such conversation here", lines, view="", back=back)
+
+    async def _call(self, query: Mapping[str, str], shared: dict[str, Any]) -> Page:
+        try:
+            id = UUID(query["id"])
+        except ValueError:
+            raise BadAddress("call: write the id of a row, a UUID") from None
+        async with self._viewer.reading() as reading:
+            rows = await reading.rows("call", id)
+        if not rows:
+            lines = ("No row has this id; it may not be stored yet, or was deleted.",)
+            return _notice(shared, 404, "No such call", lines, view="", back=("/", "Live calls"))
+        return Page(render("call", **shared, **call_context(rows[0])))
+
+    def _away(self, shared: dict[str, Any], view: str, reason: str) -> Page:
+        waiting = self._spool_sums().waiting
+        lines = (
+            "Agents are served as always. What they do is kept on disk and stored once the "
+            f"database is back: {waiting:,} calls wait now.",
+            f"This page asks again every {RETRY_S} seconds.",
+            f"Reason: {reason}",
+        )
+        heading = "The database does not answer"
+        return _notice(shared | {"refresh_s": RETRY_S}, 503, heading, lines, view=view)
+
+    def _unfit(self, shared: dict[str, Any], view: str, reason: str) -> Page:
+        event("a page cannot be read", logging.WARNING, view=view, reason=reason)
+        heading = "The database cannot be read as it is"
+        lines = (reason, f"This page asks again every {RETRY_S} seconds.")
+        return _notice(shared | {"refresh_s": RETRY_S}, 503, heading, lines, view=view)
+
+
+def _notice(
+    shared: Mapping[str, Any],
+    status: int,
+    heading: str,
+    lines: Any,
+    *,
+    view: str,
+    back: tuple[str, str] = ("", ""),
+) -> Page:
+    address, title = back
+    context = {"heading": heading, "lines": lines, "back": address, "back_title": title}
+    return Page(render("notice", **{**shared, "view": _nav(view)}, **context), status)
+
+
+def _nav(view: str) -> str:
+    return {"conversation": "conversations", "call": "conversations"}.get(view, view)
+
+
+def _since(filters: Filters, usual: str) -> datetime:
+    try:
+        return instant_of(filters.since or usual, datetime.now(UTC))
+    except ValueError as error:
+        raise BadAddress(f"since: {error}") from None
+
+
+def _spans(filters: Filters) -> tuple[tuple[str, str], ...]:
+    """The spans to choose from, the one that is asked for among them."""
+    given = filters.since
+    is_other = given is not None and given not in dict(SPANS)
+    return (*SPANS, (given, f"since {given}")) if given and is_other else SPANS
+
+
+def _after(filters: Filters) -> tuple[datetime | None, UUID | None]:
+    return (filters.after.at, filters.after.id) if filters.after else (None, None)
+
+
+def _page_of(rows: list[Row], limit: int, filters: Filters) -> tuple[list[Row], str | None]:
+    """The rows to show, and the address of the next page where there are more."""
+    if len(rows) <= limit:
+        return rows, None
+    last = rows[limit - 1]
+    return rows[:limit], filters.query(after=Cursor(last["created_at"], last["id"]))
+
+
+async def _add_found(reading: Reading, rows: list[Row]) -> None:
+    """The message that a search found, rather than the first one of the conversation."""
+    found = await reading.rows("matched_messages", [row["id"] for row in rows])
+    messages = {row["id"]: row["user_message"] for row in found}
+    for row in rows:
+        row["found"] = messages.get(row["id"])
+
+
+async def _choices(reading: Reading) -> dict[str, list[str]]:
+    rows = await reading.rows("choices", CHOICES_MAX, CHOICES_CALLS)
+    return {
+        f"{kind}s": [row["name"] for row in rows if row["kind"] == kind]
+        for kind in ("project", "model")
+    }

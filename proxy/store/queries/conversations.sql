@@ -1,0 +1,62 @@
+-- Conversations by their latest row that meets the conditions, the newest first.
+-- $1 project, $2 session, $3 model, $4 ending of a turn or outcome of a call, $5 only what went
+-- wrong, $6 words in a message of the user (to_tsquery), $7 since, $8 and $9 the last conversation
+-- that was shown, $10 how many.
+-- A correlated query and no anti-join: it is one look into the index for each row.
+WITH listed AS (
+    SELECT t.id, t.created_at, t.project_id, t.session_id
+    FROM agent_telemetry t
+    WHERE t.session_id IS NOT NULL
+        AND t.created_at >= $7
+        AND ($1::text IS NULL OR t.project_id = $1)
+        AND ($2::text IS NULL OR t.session_id = $2)
+        AND ($3::text IS NULL OR t.model_used = $3)
+        AND ($4::text IS NULL OR t.stop_reason = $4 OR t.outcome = $4)
+        AND (NOT $5::boolean OR (
+            t.record_type = 'llm_call' AND t.outcome IS DISTINCT FROM 'complete'
+            OR t.record_type = 'turn_summary' AND t.stop_reason IS DISTINCT FROM 'completed'))
+        AND ($6::text IS NULL OR (
+            t.record_type = 'turn_summary'
+            AND to_tsvector('simple', left(t.user_message, 4000)) @@ to_tsquery('simple', $6)))
+        AND ($8::timestamptz IS NULL OR (t.created_at, t.id) < ($8, $9::uuid))
+        AND t.id = (
+            SELECT n.id FROM agent_telemetry n
+            WHERE n.session_id = t.session_id
+                AND n.project_id IS NOT DISTINCT FROM t.project_id
+                AND n.created_at >= $7
+                AND ($3::text IS NULL OR n.model_used = $3)
+                AND ($4::text IS NULL OR n.stop_reason = $4 OR n.outcome = $4)
+                AND (NOT $5::boolean OR (
+                    n.record_type = 'llm_call' AND n.outcome IS DISTINCT FROM 'complete'
+                    OR n.record_type = 'turn_summary'
+                        AND n.stop_reason IS DISTINCT FROM 'completed'))
+                AND ($6::text IS NULL OR (
+                    n.record_type = 'turn_summary'
+                    AND to_tsvector('simple', left(n.user_message, 4000))
+                        @@ to_tsquery('simple', $6)))
+            ORDER BY n.created_at DESC, n.id DESC LIMIT 1
+        )
+    ORDER BY t.created_at DESC, t.id DESC
+    LIMIT $10
+)
+SELECT l.id, l.created_at, l.project_id, l.session_id, c.*
+FROM listed l CROSS JOIN LATERAL (
+    SELECT
+        count(*) FILTER (WHERE r.record_type = 'llm_call') AS calls,
+        count(*) FILTER (WHERE r.record_type = 'llm_call'
+            AND r.outcome IS DISTINCT FROM 'complete') AS failed,
+        max(r.created_at) AS last_at,
+        sum(r.prompt_tokens) FILTER (WHERE r.record_type = 'llm_call') AS prompt_tokens,
+        sum(r.completion_tokens) FILTER (WHERE r.record_type = 'llm_call') AS completion_tokens,
+        sum(r.cached_tokens) FILTER (WHERE r.record_type = 'llm_call') AS cached_tokens,
+        sum(r.cost_usd) FILTER (WHERE r.record_type = 'llm_call') AS cost_usd,
+        sum(r.duration_ms) FILTER (WHERE r.record_type = 'llm_call') AS duration_ms,
+        array_agg(DISTINCT r.model_used) AS models,
+        array_agg(r.stop_reason ORDER BY r.created_at, r.id)
+            FILTER (WHERE r.record_type = 'turn_summary') AS endings,
+        (array_agg(left(r.user_message, 400) ORDER BY r.turn_id IS NULL, r.created_at, r.id)
+            FILTER (WHERE r.user_message IS NOT NULL))[1] AS user_message
+    FROM agent_telemetry r
+    WHERE r.session_id = l.session_id AND r.project_id IS NOT DISTINCT FROM l.project_id
+) c
+ORDER BY l.created_at DESC, l.id DESC

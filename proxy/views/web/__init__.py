@@ -1,0 +1,1 @@
+"""The web page as HTML: rows in, inert text out."""
