@@ -20,9 +20,6 @@ from proxy.store.postgres import Connection, Row, connect, translated
 CONNECTIONS_MAX = 4
 STATEMENT_TIMEOUT_S = 15.0
 
-# Where whole histories, instructions and requests are read from.
-_WHOLE = "agent_telemetry"
-
 
 class Viewer:
     """Reads for any number of pages at a time. Raises StoreUnavailable or StoreMisconfigured."""
@@ -86,4 +83,4 @@ class Reading:
 def query(name: str) -> str:
     """The text of `queries/NAME.sql`."""
     file = resources.files("proxy.store") / "queries" / f"{name}.sql"
-    return file.read_text(encoding="utf-8").replace("agent_telemetry_full", _WHOLE)
+    return file.read_text(encoding="utf-8")

@@ -2,19 +2,23 @@
 -- those that both begin with, and instructions and tools where they differ or there is no such call.
 -- $1 calls, $2 messages of one call at most, $3 characters of instructions at most
 WITH linked AS (
-    SELECT *, CASE
+    SELECT id, CASE
         WHEN capture #>> '{link,kind}' IN ('continues', 'retries', 'forks', 'compacted')
             AND capture #>> '{link,parent}' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
         THEN (capture #>> '{link,parent}')::uuid END AS parent
-    FROM agent_telemetry_full WHERE id = ANY($1::uuid[])
+    FROM agent_telemetry WHERE id = ANY($1::uuid[])
+), read AS MATERIALIZED ( -- once each: a history may have to be put together
+    SELECT id, chat_history, system_prompt, request_params FROM agent_telemetry_full
+    WHERE id IN (SELECT id FROM linked UNION SELECT parent FROM linked)
+), whole AS MATERIALIZED (
+    SELECT id, system_prompt,
+        CASE jsonb_typeof(chat_history) WHEN 'array' THEN chat_history ELSE '[]' END AS history,
+        COALESCE(request_params -> 'tools', request_params #> '{toolConfig,tools}') AS tools
+    FROM read
 ), prompts AS (
     SELECT c.id, p.id AS previous, c.system_prompt, p.system_prompt AS system_before,
-        CASE jsonb_typeof(c.chat_history) WHEN 'array' THEN c.chat_history ELSE '[]' END AS history,
-        CASE jsonb_typeof(p.chat_history) WHEN 'array' THEN p.chat_history END AS history_before,
-        COALESCE(c.request_params -> 'tools', c.request_params #> '{toolConfig,tools}') AS tools,
-        COALESCE(p.request_params -> 'tools', p.request_params #> '{toolConfig,tools}')
-            AS tools_before
-    FROM linked c LEFT JOIN agent_telemetry_full p ON p.id = c.parent
+        c.history, p.history AS history_before, c.tools, p.tools AS tools_before
+    FROM linked l JOIN whole c ON c.id = l.id LEFT JOIN whole p ON p.id = l.parent
 ), compared AS (
     SELECT *, (
         SELECT COALESCE(
