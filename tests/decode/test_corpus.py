@@ -21,35 +21,12 @@ from proxy.call import ModelCall
 from proxy.decode.dispatch import decode
 from proxy.endpoints import classify
 from proxy.exchange import AnswerHead, Exchange, Outcome, Piece, Start
+from tests.decode.doubted import DOUBTS
 
 CORPUS = Path(__file__).resolve().parents[2].parent / "shared" / "corpus"
 # Fields that other stages fill in.
 ELSEWHERE = {"session", "hashes", "no_cred"}
-# Expectations that do not hold what the bytes hold: ids, and why.
-DOUBTED = {
-    "two messages glued into one stream; the SDK adds the second's deltas to the first's blocks": (
-        *("44b37bc873c1", "a36072ec8afe", "69bc3699aad1", "3daa65137736", "eb3a89e83c6f"),
-    ),
-    "arguments streamed in pieces; the SDK makes each piece a call without a name": (
-        *("78a5bfeee7db", "dbc0969bc6ef", "1ce8e0581309", "17235f428a09"),
-    ),
-    "the SDK raises at the error event; what came before it was delivered and is kept": (
-        *("3bd96599b84c", "efde280ab598", "70db9157865e"),
-    ),
-    "the tool is marked as one that the provider runs": (
-        *("a45d70edb53c", "05f3d111a1af", "3fbd7a1442d0"),
-    ),
-    "the plan is in the stream; the SDK's events have no place for it": (
-        *("4c47d3ce074c", "8ed304cee28c", "8a36f0018819", "ce2d4d2540f3"),
-    ),
-    "thoughts that stand in reasoning_details only": ("926537c5226a", "ca678a777d36"),
-    "arguments `null` mean none": ("b5e10e2a339a",),
-    "the transcript of a spoken answer is its text": ("ed38948cc52b",),
-    "the count of the prompt is missing, not 0": ("e9bc49d07b4e",),
-    "a stream under a request that asks for none (the request is a stand-in)": ("9e0eb50dd433",),
-}
-DOUBTED_IDS = {found for ids in DOUBTED.values() for found in ids}
-FIELDS_OF_DOUBT = {"text", "thoughts", "tool_calls", "prompt", "streamed"}
+DOUBTED = {(id, field) for doubt in DOUBTS for id, of in doubt.found.items() for field in of}
 
 pytestmark = pytest.mark.skipif(
     not (CORPUS / "corpus_check").is_dir(), reason="the corpus is not beside the repository"
@@ -131,7 +108,7 @@ def row_of(recorded: Any, exchange: Exchange) -> dict[str, Any]:
 def test_every_recording_is_read_as_the_providers_sdk_reads_it(
     rules: Any, recordings: list[Any]
 ) -> None:
-    differences = []
+    differences: dict[tuple[str, str], tuple[Any, Any]] = {}
     compared = Counter[str]()
     for recorded in recordings:
         row = row_of(recorded, exchange_of(recorded))
@@ -139,13 +116,12 @@ def test_every_recording_is_read_as_the_providers_sdk_reads_it(
             if verdict is None or field in ELSEWHERE:
                 continue
             compared[field] += 1
-            if recorded.id in DOUBTED_IDS and field in FIELDS_OF_DOUBT:
-                continue
             if not verdict:
-                differences.append((recorded.id, recorded.group, field, expected, got))
+                differences[recorded.id, field] = (expected, got)
     assert compared["text"] > 3000
-    assert len(DOUBTED_IDS) < 0.01 * compared["text"]
-    assert not differences, f"{len(differences)} differ: {differences[:20]}"
+    unexpected = {where: differences[where] for where in differences.keys() - DOUBTED}
+    assert not unexpected, f"{len(unexpected)} differ: {list(unexpected.items())[:20]}"
+    assert differences.keys() == DOUBTED, "some are doubted without need"
 
 
 def test_how_an_answer_was_cut_into_pieces_changes_nothing(recordings: list[Any]) -> None:

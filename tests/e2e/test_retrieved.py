@@ -15,6 +15,7 @@ import pytest
 from proxy.exchange import AnswerHead, End, Outcome, Start
 from proxy.spool.writer import SpoolWriter
 from proxy.wire.tap import mint_id
+from tests.decode.doubted import COMPLETED_LATER
 from tests.e2e.pipeline import Pipeline, pipeline
 
 CORPUS = Path(__file__).resolve().parents[2].parent / "shared" / "corpus"
@@ -170,9 +171,9 @@ async def test_the_call_may_be_read_after_what_retrieved_it(tmp_path, dsn, first
     assert row["response_text"] == "forty-two"
 
 
-def recorded() -> Iterator[tuple[bytes, list[bytes]]]:
-    """Answers that began a background response, as providers sent them, and those retrieved."""
-    begun: dict[str, bytes] = {}
+def recorded() -> Iterator[tuple[str, bytes, list[bytes]]]:
+    """Recordings that began a background response: id, answer, and the answers retrieved later."""
+    begun: dict[str, tuple[str, bytes]] = {}
     retrieved: dict[str, list[bytes]] = {}
     for name in ("openai.responses", "openai.other"):
         with gzip.open(CORPUS / f"{name}.jsonl.gz") as lines:
@@ -188,19 +189,19 @@ def recorded() -> Iterator[tuple[bytes, list[bytes]]]:
                     and b'"queued"' in answer
                     and json.loads(answer).get("status") == "queued"
                 ):
-                    begun[json.loads(answer)["id"]] = answer
+                    begun[json.loads(answer)["id"]] = (exchange["id"], answer)
     for id in sorted(begun.keys() & retrieved.keys()):
         if any(json.loads(answer)["status"] == "completed" for answer in retrieved[id]):
-            yield begun[id], retrieved[id]
+            yield *begun[id], retrieved[id]
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus is not beside the repository")
 async def test_recorded_background_responses_are_completed(tmp_path, dsn):
     cases = list(recorded())
-    assert len(cases) >= 3
+    assert {recording for recording, *_ in cases} == set(COMPLETED_LATER)
     async with pipeline(tmp_path, dsn, "http://127.0.0.1:1") as stand:
         writer = SpoolWriter(stand.config.spool_dir, max_bytes=2**30)
-        for number, (begun, answers) in enumerate(cases):
+        for number, (_, begun, answers) in enumerate(cases):
             write(writer, begun, 100 * number, is_retrieval=False)
             for later, answer in enumerate(answers, 1):
                 write(writer, answer, 100 * number + later)
