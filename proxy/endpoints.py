@@ -39,6 +39,7 @@ _CALL = re.compile(
       (?P<chat_completions>/chat/completions)
     | (?P<completions>(?<!/chat)/completions)
     | (?P<responses>/responses)
+    | /publishers/(?!anthropic/)[^/]+/models/[^/:]+(?P<chat_raw>:(?:streamRawPredict|rawPredict))
     | (?P<messages>(?<!/threads)/messages | :(?:streamRawPredict|rawPredict))
     | (?P<generate>:generateContent)
     | (?P<stream_generate>:streamGenerateContent)
@@ -53,6 +54,7 @@ _CALL = re.compile(
 _THREAD_MESSAGES = re.compile(r"/threads/[^/]+/messages/?$")
 _BY_GROUP = {
     "chat_completions": Endpoint("openai", "chat.completions"),
+    "chat_raw": Endpoint("openai", "chat.completions"),  # Mistral and others on Vertex
     "completions": Endpoint("openai", "completions"),
     "responses": Endpoint("openai", "responses"),
     "messages": Endpoint("anthropic", "messages"),

@@ -71,10 +71,18 @@ def _metadata(metadata: dict[str, Json]) -> tuple[str | None, tuple[tuple[str, s
 class _Message:
     """What of a message is not in the answer itself: its blocks' states and usage reports."""
 
-    number: int = 0  # a stream glued together from two messages counts its blocks from 0 again
+    started: int = 0
+    at_index: dict[int, int] = field(default_factory=dict)  # the block last started there
     open_blocks: set[int] = field(default_factory=set)
     done_blocks: int = 0
     usage: dict[str, Json] = field(default_factory=dict)
+
+    def start(self, index: int) -> int:
+        """A new block. Indexes are used again where two messages were glued into one stream, and
+        by gateways that number every block 0."""
+        self.started += 1
+        self.at_index[index] = self.started
+        return self.started
 
 
 def read_answer(events: Iterable[Event], answer: Growing) -> None:
@@ -90,14 +98,13 @@ def read_answer(events: Iterable[Event], answer: Growing) -> None:
 
 def _read_event(kind: str, value: dict[str, Json], message: _Message, answer: Growing) -> None:
     index = whole(value.get("index")) or 0
-    block = (message.number, index)
     if kind in ("message", "message_start"):
-        message.number += 1
         _read_message(members(value.get("message")) or value, message, answer)
     elif kind == "content_block_start":
         message.open_blocks.add(index)
-        _read_block(members(value.get("content_block")), block, answer)
+        _read_block(members(value.get("content_block")), message.start(index), answer)
     elif kind == "content_block_delta":
+        block = message.at_index.get(index) or message.start(index)
         _read_delta(members(value.get("delta")), block, answer)
     elif kind == "content_block_stop":
         message.open_blocks.discard(index)
@@ -116,7 +123,7 @@ def _read_message(value: dict[str, Json], message: _Message, answer: Growing) ->
     answer.model = word(value.get("model")) or answer.model
     answer.response_id = word(value.get("id")) or answer.response_id
     for index, block in enumerate(elements(value.get("content"))):
-        _read_block(members(block), (message.number, index), answer)
+        _read_block(members(block), message.start(index), answer)
     answer.finish(word(value.get("stop_reason")))
     _merge(value.get("usage"), message, answer)
 
@@ -128,7 +135,7 @@ def _read_block(block: dict[str, Json], key: Hashable, answer: Growing) -> None:
     elif kind == "thinking":
         answer.think(string(block.get("thinking")), key)
     elif kind.endswith("tool_use"):
-        call = answer.call(key)
+        call = answer.begin_call(key)
         call.id, call.name = word(block.get("id")), string(block.get("name"))
         call.value = block.get("input")
         call.is_server = kind != "tool_use"  # server_tool_use, mcp_tool_use

@@ -2,7 +2,8 @@
 
 Converse has one shape for all models. `invoke` passes the family's own body through, streamed as
 event-stream messages that carry it in base64: Anthropic's are read as Messages, Nova's as
-Converse, OpenAI-like ones as Chat Completions, and of the older families what is plain to see.
+Converse, OpenAI-like ones as Chat Completions or, where their choices hold bare text, Completions,
+and of the older families what is plain to see.
 
 Source: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
 """
@@ -14,7 +15,7 @@ from binascii import Error as Base64Error
 from collections.abc import Iterable, Iterator
 
 from proxy.call import Json, Prompt, Usage
-from proxy.decode import anthropic, openai_chat
+from proxy.decode import anthropic, openai_chat, openai_completions
 from proxy.decode.accumulate import Growing
 from proxy.decode.failure import error_text
 from proxy.decode.framing import Event
@@ -145,6 +146,8 @@ def _read_event(kind: str, value: dict[str, Json], open_blocks: set[int], answer
 def _read_block(block: dict[str, Json], index: int, answer: Growing) -> None:
     """A content block or a delta of one: they name the same members."""
     answer.say(string(block.get("text")))
+    for cited in elements(at(block, "citationsContent", "content")):
+        answer.say(string(at(cited, "text")))
     reasoning = members(block.get("reasoningContent"))
     answer.think(string(reasoning.get("text")), index)
     answer.think(string(at(reasoning, "reasoningText", "text")), index)
@@ -195,7 +198,9 @@ def read_invoke_answer(events: Iterable[Event], answer: Growing) -> None:
     elif any(name in first for name in (*_EVENTS, "output")):
         read_converse_answer(documents, answer)
     elif elements(first.get("choices")):
-        openai_chat.read_answer(documents, answer)
+        has_bare_text = at(first, "choices", 0, "text") is not None
+        dialect = openai_completions if has_bare_text else openai_chat
+        dialect.read_answer(documents, answer)
     else:
         _read_older_family(documents, answer)
 

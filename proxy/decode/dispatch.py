@@ -31,7 +31,7 @@ from proxy.decode.jsonvalue import BROKEN, read_json
 from proxy.decode.problems import Problems
 from proxy.exchange import Exchange, Piece
 
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 """Raised whenever the same bytes come to mean something else."""
 
 
@@ -61,6 +61,10 @@ _DIALECTS: dict[str, Dialect] = {
     "chat": Dialect(cohere.read_prompt, cohere.read_answer),
 }
 
+# Vertex serves the same paths under a project or a publisher.
+_ON_VERTEX = re.compile(r"/(?:projects|publishers)/[^?]*:(?:streamG|g)enerateContent")
+_VERTEX = Dialect(gemini.read_prompt, gemini.read_vertex_answer)
+
 _PATH_MODEL = re.compile(
     r"/(?:models|tunedModels|deployments)/([^/]+?)(?::\w+)?(?:/|$)|/model/(.+)/[\w-]+$"
 )
@@ -68,7 +72,8 @@ _PATH_MODEL = re.compile(
 
 def decode(exchange: Exchange, body_bytes_max: int = BODY_BYTES_MAX) -> ModelCall:
     """What the exchange means, of each body as much as is kept. Never raises."""
-    dialect = _DIALECTS.get(exchange.start.endpoint)
+    is_on_vertex = _ON_VERTEX.search(exchange.start.target)
+    dialect = _VERTEX if is_on_vertex else _DIALECTS.get(exchange.start.endpoint)
     if dialect is None:
         problem = f"no decoder for endpoint {exchange.start.endpoint[:80]!r}"
         return ModelCall(Prompt(model=_path_model(exchange), problems=(problem,)), Answer())

@@ -1,14 +1,17 @@
 """Gemini `generateContent` and `streamGenerateContent`, on both Google hosts.
 
 A stream is a series of whole responses, each with the parts that are new, as SSE or as one JSON
-array; a plain answer is a series of one. Enums may come as integers.
+array; a plain answer is a series of one. Enums may come as integers, which the hosts number
+differently.
 
-Source: https://ai.google.dev/api/generate-content
+Sources: https://ai.google.dev/api/generate-content, google/ai/generativelanguage/v1beta and
+google/cloud/aiplatform/v1 of https://github.com/googleapis/googleapis
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from proxy.call import Json, Prompt, Usage
 from proxy.decode.accumulate import Growing
@@ -26,16 +29,30 @@ from proxy.decode.prompts import (
 )
 from proxy.decode.usage import known_sum, usage_of
 
-# google.ai.generativelanguage.v1beta.Candidate.FinishReason
-_FINISH_REASONS = (
+
+@dataclass(frozen=True, slots=True)
+class _Enums:
+    """What a host's integers stand for: Candidate.FinishReason, PromptFeedback.BlockReason."""
+
+    finish: tuple[str, ...]
+    block: tuple[str, ...]
+
+
+_FIRST_REASONS = (
     *("FINISH_REASON_UNSPECIFIED", "STOP", "MAX_TOKENS", "SAFETY", "RECITATION", "OTHER"),
-    *("LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MALFORMED_FUNCTION_CALL"),
-    *("IMAGE_SAFETY", "UNEXPECTED_TOOL_CALL"),
 )
-# …GenerateContentResponse.PromptFeedback.BlockReason
-_BLOCK_REASONS = (
-    *("BLOCK_REASON_UNSPECIFIED", "SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT"),
-    "IMAGE_SAFETY",
+_REFUSED = ("BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MALFORMED_FUNCTION_CALL")
+_FIRST_BLOCKS = ("UNSPECIFIED", "SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT")
+_GEMINI = _Enums(
+    (
+        *(*_FIRST_REASONS, "LANGUAGE", *_REFUSED, "IMAGE_SAFETY", "UNEXPECTED_TOOL_CALL"),
+        *("TOO_MANY_TOOL_CALLS", "IMAGE_PROHIBITED_CONTENT", "IMAGE_OTHER", "NO_IMAGE"),
+        "IMAGE_RECITATION",
+    ),
+    (*_FIRST_BLOCKS, "IMAGE_SAFETY"),
+)
+_VERTEX = _Enums(
+    (*_FIRST_REASONS, *_REFUSED, "MODEL_ARMOR"), (*_FIRST_BLOCKS, "MODEL_ARMOR", "JAILBREAK")
 )
 _SYSTEM_NAMES = ("systemInstruction", "system_instruction")
 
@@ -69,8 +86,17 @@ def _typed(content: dict[str, Json]) -> list[str] | None:
 
 
 def read_answer(events: Iterable[Event], answer: Growing) -> None:
-    """A response, or a series of partial ones."""
-    for number, event in enumerate(events):
+    """A response of the Gemini API, or a series of partial ones."""
+    _read_answer(events, answer, _GEMINI)
+
+
+def read_vertex_answer(events: Iterable[Event], answer: Growing) -> None:
+    """The same of Vertex AI."""
+    _read_answer(events, answer, _VERTEX)
+
+
+def _read_answer(events: Iterable[Event], answer: Growing, enums: _Enums) -> None:
+    for event in events:
         answer.reach(event.end)
         if event.name == DONE:
             continue
@@ -79,24 +105,25 @@ def read_answer(events: Iterable[Event], answer: Growing) -> None:
         answer.response_id = word(value.get("responseId")) or answer.response_id
         for position, candidate in enumerate(elements(value.get("candidates"))):
             index = whole(at(candidate, "index"))
-            _read_candidate(
-                members(candidate), position if index is None else index, number, answer
-            )
-        answer.finish(_enum(at(value, "promptFeedback", "blockReason"), _BLOCK_REASONS))
-        if members(value.get("usageMetadata")):
-            answer.usage = _usage(value.get("usageMetadata"))
+            index = position if index is None else index
+            _read_candidate(members(candidate), index, answer)
+            answer.finish(_enum(at(candidate, "finishReason"), enums.finish), index)
+        answer.finish(_enum(at(value, "promptFeedback", "blockReason"), enums.block))
+        if metadata := members(value.get("usageMetadata")):
+            # The last of a stream may tell no count at all, but how the call was served.
+            usage = _usage(metadata)
+            answer.usage = usage if usage.total_tokens is not None else answer.usage or usage
         if error := reported_error(event.value):
             answer.fail(error)
     answer.has_finished_item = answer.is_terminated = answer.all_finished()
 
 
-def _read_candidate(candidate: dict[str, Json], index: int, event: int, answer: Growing) -> None:
+def _read_candidate(candidate: dict[str, Json], index: int, answer: Growing) -> None:
     answer.choice(index)
     for number, part in enumerate(elements(at(candidate, "content", "parts"))):
         # In a stream the next event goes on with the block of the last; in a plain answer each
         # part is a block of its own.
         _read_part(members(part), number if answer.is_plain else 0, index, answer)
-    answer.finish(_enum(candidate.get("finishReason"), _FINISH_REASONS), index)
 
 
 def _read_part(part: dict[str, Json], block: int, index: int, answer: Growing) -> None:

@@ -1,9 +1,10 @@
 """OpenAI Chat Completions, and the many servers that speak it with an accent.
 
 One reading serves plain answers (`message`) and chunks (`delta`). Known accents: usage beside
-choices, in `x_groq` or inside a choice; thoughts as `reasoning_content`, `reasoning`, `thinking`,
-`reasoning_details` or as parts of the content; tool calls without an index, or all with index 0;
-function calls of the first generation; `[DONE]` missing; an error as a chunk.
+choices, in `x_groq` or inside a choice; a message beside each delta; thoughts as
+`reasoning_content`, `reasoning`, `thinking`, `reasoning_details` or as parts of the content; tool
+calls without an index, or all with index 0; function calls of the first generation; `[DONE]`
+missing; an error as a chunk.
 
 Source: https://platform.openai.com/docs/api-reference/chat
 """
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 
 from proxy.call import Json, Prompt, Usage
 from proxy.decode.accumulate import Growing, PartialCall
-from proxy.decode.failure import reported_error
+from proxy.decode.failure import error_text, reported_error
 from proxy.decode.framing import DONE, Event
 from proxy.decode.jsonvalue import at, elements, first_count, members, string, whole, word
 from proxy.decode.prompts import (
@@ -28,6 +29,9 @@ from proxy.decode.prompts import (
     without,
 )
 from proxy.decode.usage import usage_of
+
+# OpenRouter; Alibaba; LiteLLM
+_CACHE_WRITES = ("cache_write_tokens", "cache_creation_input_tokens", "cache_creation_tokens")
 
 
 def read_prompt(body: dict[str, Json]) -> Prompt:
@@ -57,13 +61,19 @@ def read_answer(events: Iterable[Event], answer: Growing) -> None:
             answer.is_terminated = True
             continue
         _read_chunk(members(event.value), answer)
-        if error := reported_error(event.value):
+        if error := _error(event):
             answer.fail(error)
     for choice in answer.choices.values():
         if (audio := _joined(choice.audio)).get("data"):
             answer.show({"audio": audio})
     answer.has_finished_item = answer.all_finished()
     answer.is_terminated = answer.is_terminated or answer.has_finished_item
+
+
+def _error(event: Event) -> str | None:
+    """The error that an event reports: by its content, by its name, or in Groq's own member."""
+    named = error_text(event.value) if event.name == "error" else None
+    return reported_error(event.value) or named or word(at(event.value, "x_groq", "error"))
 
 
 def _read_chunk(chunk: dict[str, Json], answer: Growing) -> None:
@@ -84,7 +94,9 @@ def _read_chunk(chunk: dict[str, Json], answer: Growing) -> None:
 
 def _read_choice(choice: dict[str, Json], index: int, answer: Growing) -> None:
     answer.choice(index)
-    part = members(choice.get("delta")) or members(choice.get("message"))
+    # Perplexity's chunks hold the message so far as well, also beside an empty delta.
+    is_delta = isinstance(choice.get("delta"), dict) and not answer.is_plain
+    part = members(choice.get("delta")) or members(None if is_delta else choice.get("message"))
     _read_thoughts(part, index, answer)
     _read_content(part.get("content"), index, answer)
     answer.say(string(part.get("refusal")), index)
@@ -122,8 +134,8 @@ def _read_content(content: Json, index: int, answer: Growing) -> None:
     for part in elements(content):
         if at(part, "image_url") is not None:
             answer.show(part)
-        thinking = at(part, "thinking")
-        if thinking is None:
+        thinking = at(part, "thinking") or elements(at(part, "summary"))  # Mistral; Databricks
+        if not thinking:
             answer.say("".join(text_parts(part)) or string(at(part, "refusal")), index)
         else:
             answer.think("".join(text_parts(thinking)), "parts", index)
@@ -198,14 +210,14 @@ def read_usage(raw: Json) -> Usage:
     usage = members(raw)
     parts = usage.get("prompt_tokens_details")
     cached = whole(at(parts, "cached_tokens"))
-    if cached is None:  # DeepSeek; Moonshot
-        cached = first_count(usage, "prompt_cache_hit_tokens", "cached_tokens")
+    if cached is None:  # DeepSeek; Moonshot; Mistral
+        cached = first_count(usage, "prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens")
     return usage_of(
         raw,
         whole(usage.get("prompt_tokens")),
         whole(usage.get("completion_tokens")),
         whole(usage.get("total_tokens")),
         cached=cached,
-        cache_write=whole(at(parts, "cache_write_tokens")),
+        cache_write=first_count(members(parts), *_CACHE_WRITES),
         reasoning=whole(at(usage, "completion_tokens_details", "reasoning_tokens")),
     )

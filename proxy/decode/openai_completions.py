@@ -1,5 +1,7 @@
 """OpenAI Completions, the endpoint before chat: a prompt in, text out. Still served locally.
 
+Some servers say `stop_reason` for the finish reason (DeepSeek on Bedrock).
+
 Source: https://platform.openai.com/docs/api-reference/completions
 """
 
@@ -52,7 +54,8 @@ def read_answer(events: Iterable[Event], answer: Growing) -> None:
             index = position if index is None else index
             answer.say(string(at(choice, "text")), index)
             answer.choice(index)
-            answer.finish(word(at(choice, "finish_reason")), index)
+            reason = word(at(choice, "finish_reason")) or word(at(choice, "stop_reason"))
+            answer.finish(reason, index)
         if members(value.get("usage")):
             answer.usage = read_usage(value.get("usage"))
         if error := reported_error(event.value):

@@ -21,7 +21,8 @@ class Doubt:
 
 DOUBTS = (
     Doubt(
-        "The plan counts as thoughts. The SDK reads it from plain answers and drops its events.",
+        "The plan counts as thoughts. It is expected of plain answers; of streams it was not "
+        "collected, though the SDK gives it in `ChatToolPlanDeltaEvent`.",
         "https://docs.cohere.com/reference/chat-stream: `tool-plan-delta`",
         dict.fromkeys(
             ("4c47d3ce074c", "8ed304cee28c", "8a36f0018819", "ce2d4d2540f3"), ("thoughts",)
