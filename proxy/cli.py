@@ -56,14 +56,22 @@ class _Commands(click.Group):
             _fail(str(error), error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             sys.exit(130)
-        except BrokenPipeError:  # the reader of our output, such as head, has gone
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
         except Exception as error:
             if is_debugging():
                 raise
             _fail(f"internal error: {describe(error)} (AGENT_TELEMETRY_DEBUG=1 shows more)", 1)
         sys.exit(0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. That the reader of its output, such as head, has gone is no fault.
+
+        Here, and not in `main`: click takes it for a failure there.
+        """
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
 
 
 def _fail(text: str, code: int) -> NoReturn:
@@ -244,7 +252,13 @@ def dsn(config_path: Path | None) -> None:
 @click.option("--model", help="Only this model.")
 @click.option("--errors", is_flag=True, help="Only what did not end well.")
 @click.option("--turns", is_flag=True, help="Turns instead of calls.")
-@click.option("--lines", "-n", default=20, show_default=True, help="Recorded rows to begin with.")
+@click.option(
+    *("--lines", "-n"),
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Recorded rows to begin with.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def tail(config_path: Path | None, lines: int, as_json: bool, follow: bool, **wanted: Any) -> None:
     """Print recorded calls as lines, newest last.

@@ -24,7 +24,9 @@ FORMATS = ("openai", "anthropic", "gemini", "sharegpt", "trl", "parquet", "jsonl
 def _labels(
     context: click.Context, option: click.Parameter, texts: tuple[str, ...]
 ) -> tuple[tuple[str, str | None], ...]:
-    parts = (text.partition("=") for text in texts)
+    parts = [text.partition("=") for text in texts]
+    if not all(name for name, _, _ in parts):
+        raise click.BadParameter("write NAME or NAME=VALUE", context, option)
     return tuple((name, value if sign else None) for name, sign, value in parts)
 
 
@@ -209,7 +211,7 @@ def purge(
     scope = Scope(before or datetime.now(UTC), project, session)
     found = asyncio.run(maintenance.count_purged(config, scope))
     click.echo(view.extent_as_text(found), err=as_json)
-    if not yes:
+    if not yes and found.rows:
         if not sys.stdin.isatty():
             raise click.UsageError("nobody can be asked here: repeat with --yes")
         click.confirm("Delete them?", abort=True, err=True)
@@ -238,6 +240,8 @@ def copy(config_path: Path | None, destination: str, as_json: bool) -> None:
     from proxy import maintenance
     from proxy.views import upkeep as view
 
+    if not destination.startswith(("postgresql://", "postgres://")):
+        raise click.BadParameter("write it as postgresql://USER@HOST/DATABASE", param_hint="--to")
     tables = asyncio.run(maintenance.copy(config, destination))
     if as_json:
         print_json([asdict(table) | {"is_whole": table.is_whole} for table in tables])

@@ -19,7 +19,8 @@ async def conversation(
     async with opened(config) as store:
         rows = await store.fetch(REPLAY, session, project, turn)
     if not rows:
-        where = f" in project {project}" if project else ""
+        where = f" in project {project!r}" if project else ""
+        where += f" and turn {turn}" if turn else ""
         raise ProxyError(
             f"no calls of session {session!r}{where}; list sessions with: "
             "agent-telemetry report sessions"

@@ -43,8 +43,15 @@ class Feedback:
             raise ValueError(f"{text!r}: write NAME, NAME=VALUE or NAME>=NUMBER")
         name, comparison, value = found.groups()
         if comparison not in (None, "="):
-            float(value)
+            _checked_number(text, value)
         return cls(name, comparison, value or "")
+
+
+def _checked_number(text: str, value: str) -> None:
+    try:
+        float(value)
+    except ValueError:
+        raise ValueError(f"{text!r}: {value!r} is no number") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.errors import StoreMisconfigured
+from proxy.errors import ProxyError
 from proxy.store.postgres import Connection, connect, translated
 
 PIECE_ROWS = 200  # held in memory at once
@@ -246,9 +246,7 @@ async def _claim(here: Connection, there: Connection) -> None:
     """One copy at a time into a database, and none into itself."""
     for end in (there, here):
         if not await end.fetchval(_TRY_LOCK, LOCK):
-            raise StoreMisconfigured(
-                "--to is the database itself, or another copy runs on one of the two"
-            )
+            raise ProxyError("--to is the database itself, or another copy runs on one of the two")
 
 
 def _places(values: Sequence[Any], first: int) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from proxy.log import escaped
 
 WIDTH = 100
+NARROW = 140  # below, what is least asked for gives way to what was said
 _GOOD = ("complete", "completed")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BLANKS = re.compile(r"\s+")
@@ -21,10 +23,13 @@ _BLANKS = re.compile(r"\s+")
 
 def line(row: Mapping[str, Any], width: int = WIDTH, *, with_content: bool = True) -> str:
     """The row as one line of at most `width` characters, without colour."""
-    is_turn = row.get("record_type") == "turn_summary"
-    parts = _turn(row) if is_turn else [*_call(row), *_whose(row)]
+    is_narrow = width < NARROW
+    if row.get("record_type") == "turn_summary":
+        parts = _turn(row, is_narrow=is_narrow)
+    else:
+        parts = [*_call(row, is_narrow=is_narrow), *_whose(row, is_narrow=is_narrow)]
     if with_content:
-        parts += _content(row)
+        parts += _content(row, said_chars=20 if is_narrow else 60)
     text = escaped("  ".join(part for part in parts if part))
     return text if len(text) <= width else text[: width - 1] + "…"
 
@@ -59,38 +64,46 @@ def count(number: int | None) -> str:
     return str(number)
 
 
+def dollars(amount: Any) -> str:
+    """`$0.41`; of less than a cent the first two digits that are not zero."""
+    if not amount or abs(amount) >= 0.01:
+        return f"${amount:.2f}"
+    return f"${amount:.{1 - Decimal(str(amount)).adjusted()}f}"
+
+
 def one_line(text: str, limit: int) -> str:
     """The text on one line, white space squeezed, controls made visible, cut to `limit`."""
     squeezed = escaped(_BLANKS.sub(" ", text[: limit * 4]).strip())
     return squeezed if len(squeezed) <= limit else squeezed[: max(0, limit - 1)] + "…"
 
 
-def _call(row: Mapping[str, Any]) -> list[str]:
+def _call(row: Mapping[str, Any], *, is_narrow: bool) -> list[str]:
     ended = "ok" if is_good(row) else str(row.get("outcome") or "?")
     status = row.get("status")
-    first = row.get("ttft_ms")
+    first = None if is_narrow else row.get("ttft_ms")
     return [
         _clock(row.get("created_at")),
         f"{status or '---'} {ended}",
-        one_line(str(row.get("model_used") or "unknown"), 28),
+        one_line(str(row.get("model_used") or "unknown"), 18 if is_narrow else 28),
         duration(row.get("duration_ms")) + (f" (first {duration(first)})" if first else ""),
         f"{count(row.get('prompt_tokens'))}→{count(row.get('completion_tokens'))} tok",
         _tools(row.get("tool_calls")),
     ]
 
 
-def _turn(row: Mapping[str, Any]) -> list[str]:
+def _turn(row: Mapping[str, Any], *, is_narrow: bool) -> list[str]:
     """`turn session=… stop=… rounds=14 tools=13 tokens=210k/4k cache=92% cost=$0.41 3m12s`."""
     prompt, cached, cost = (row.get(k) for k in ("prompt_tokens", "cached_tokens", "cost_usd"))
+    project = row.get("project_id")
     parts = [
         f"turn session={_short_id(row.get('session_id'))}",
         f"stop={one_line(str(row.get('stop_reason')), 60)}",
         f"rounds={row.get('rounds')} tools={row.get('tool_call_count')}",
         f"tokens={count(prompt)}/{count(row.get('completion_tokens'))}",
-        f"cache={100 * cached // prompt}%" if prompt and cached else "",
-        f"cost=${cost:.2f}" if cost is not None else "",
+        f"cache={100 * cached // prompt}%" if prompt and cached and not is_narrow else "",
+        f"cost={dollars(cost)}" if cost is not None else "",
         duration(row.get("duration_ms")),
-        f"project={one_line(str(row['project_id']), 20)}" if row.get("project_id") else "",
+        f"project={one_line(str(project), 20)}" if project and not is_narrow else "",
     ]
     return [_clock(row.get("created_at")), " ".join(part for part in parts if part)]
 
@@ -102,9 +115,10 @@ def _tools(calls: Any) -> str:
     return one_line("⚒ " + ",".join(names), 30)
 
 
-def _whose(row: Mapping[str, Any]) -> list[str]:
-    names = [_short_id(row[key]) for key in ("project_id", "session_id") if row.get(key)]
-    return [one_line("/".join(names), 24)] if names else []
+def _whose(row: Mapping[str, Any], *, is_narrow: bool) -> list[str]:
+    keys = ("session_id",) if is_narrow else ("project_id", "session_id")
+    names = [_short_id(row[key]) for key in keys if row.get(key)]
+    return [one_line("/".join(names), 16 if is_narrow else 24)] if names else []
 
 
 def _short_id(name: Any) -> str:
@@ -113,10 +127,10 @@ def _short_id(name: Any) -> str:
     return f"…{text[-8:]}" if _UUID.fullmatch(text) else one_line(text, 36)
 
 
-def _content(row: Mapping[str, Any]) -> list[str]:
+def _content(row: Mapping[str, Any], said_chars: int) -> list[str]:
     said = str(row.get("user_message") or "")
     answered = str(row.get("error") or row.get("response_text") or "")
-    parts = [f"“{one_line(said, 60)}”"] if said else []
+    parts = [f"“{one_line(said, said_chars)}”"] if said else []
     return parts + ([f"→ {one_line(answered, 120)}"] if answered else [])
 
 

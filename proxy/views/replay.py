@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from proxy.log import escaped
-from proxy.views.lines import count, duration
+from proxy.views.lines import count, dollars, duration
 from proxy.views.results import answers, results_of
 
 WIDTH = 100  # where no terminal says its own
@@ -132,7 +132,7 @@ def _ending(summary: Row | None) -> str:
         f"{summary['stop_reason']}" + (f" ({rule})" if rule else ""),
         f"{_counted(summary['rounds'], 'round')}, {_counted(summary['tool_call_count'], 'tool')}",
         f"{count(summary['prompt_tokens'])}/{count(summary['completion_tokens'])} tok",
-        f"${cost:.2f}" if cost is not None else "",
+        dollars(cost) if cost is not None else "",
         duration(summary["duration_ms"]),
     ]
     return "  ".join(part for part in parts if part)
