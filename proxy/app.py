@@ -32,6 +32,7 @@ from proxy.pages import Pages
 from proxy.probe import gateway_answers
 from proxy.reading import dsn_of, is_ready
 from proxy.recorder import Recorder
+from proxy.retention import Retention
 from proxy.source import LocalSource, Source
 from proxy.spool.stall import StallGuard
 from proxy.spool.totals import read_totals, summed
@@ -196,7 +197,12 @@ async def _recorder(config: Config, lifeline: int | None) -> None:
     tracing = _tracing(config)
     tell = tracing.hear if tracing else None
     linker = Linker(config, links, LinkerMetrics(), tell)
-    tasks = [work, asyncio.create_task(linker.run(), name="linker")]
+    retention = Retention(dsn_of(config), config.store)
+    tasks = [
+        work,
+        asyncio.create_task(linker.run(), name="linker"),
+        asyncio.create_task(retention.run(), name="retention"),
+    ]
     if tracing is not None:
         tasks.append(asyncio.create_task(tracing.run(), name="tracing"))
     waiting = asyncio.create_task(stop.wait(), name="stop")

@@ -150,16 +150,18 @@ class Store(Section):
     batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 500
     batch_delay_ms: Annotated[int, Field(ge=1, le=60_000)] = 200
     history: Literal["full", "shared"] = "full"
+    partitions: bool = False
     retention_days: Count | None = None
     payload_retention_days: Count | None = None
 
-    @field_validator("retention_days", "payload_retention_days")
-    @classmethod
-    def _no_retention_yet(cls, value: int | None) -> int | None:
-        # Nobody may believe that rows are deleted while they are not.
-        if value is not None:
-            raise ValueError("is not acted on yet; run `agent-telemetry purge --before` on a timer")
-        return value
+    @model_validator(mode="after")
+    def _are_consistent(self) -> Store:
+        if self.partitions and self.history != "shared":
+            raise ValueError('partitions: needs history = "shared"; a full row holds its payload')
+        rows, payload = self.retention_days, self.payload_retention_days
+        if rows is not None and payload is not None and payload >= rows:
+            raise ValueError(f"payload_retention_days: must be less than retention_days ({rows})")
+        return self
 
     @field_validator("dsn")
     @classmethod

@@ -107,7 +107,7 @@ class Store:
         self._is_announcing = True
         self._shared: SharedWriter | None = None
         if settings is not None and settings.history == "shared":
-            self._shared = SharedWriter(is_partitioned=False)
+            self._shared = SharedWriter(is_partitioned=settings.partitions)
 
     async def connect(self) -> None:
         """Open the writing connection now. Raises StoreUnavailable or StoreMisconfigured."""

@@ -33,7 +33,7 @@ DELETE FROM agent_telemetry WHERE id IN (
     ORDER BY created_at, id LIMIT {limit} FOR UPDATE
 )
 RETURNING id, created_at, turn_id, project_id, session_id,
-    CASE WHEN capture ? 'blobs' THEN capture -> 'blobs' END AS blobs
+    CASE jsonb_typeof(capture -> 'blobs') WHEN 'array' THEN capture -> 'blobs' END AS blobs
 """
 _LINKS = "DELETE FROM agent_links WHERE call_id = ANY($1)"  # their keys go with them
 _RAW = "DELETE FROM agent_raw WHERE id = ANY($1)"
@@ -138,16 +138,16 @@ async def purge(dsn: str, scope: Scope, advance: Callable[[int], None]) -> Purge
     try:
         with translated():
             after: datetime | None = None
-            while rows := await _batch(connection, scope, after, purged):
+            while rows := await delete_batch(connection, scope, after, purged):
                 after = max(row["created_at"] for row in rows)
                 advance(len(rows))
-            await _alone(connection, scope, purged)
+            await delete_alone(connection, scope, purged)
     finally:
         connection.terminate()
     return purged
 
 
-async def _batch(
+async def delete_batch(
     connection: Connection, scope: Scope, after: datetime | None, purged: Purged
 ) -> list[Row]:
     """Delete some of the rows, and what nothing needs any more without them."""
@@ -168,12 +168,12 @@ async def _batch(
         sessions = list({row["session_id"] for row in rows if row["session_id"]})
         purged.feedback += _affected(await connection.execute(_FEEDBACK, ids, turns, sessions))
         purged.feedback += _affected(await connection.execute(_REPORTS, turns, sessions))
-        purged.blobs += await _blobs(connection, rows)
+        purged.blobs += await delete_blobs(connection, rows)
         purged.messages += await release(connection, ids)
     return rows
 
 
-async def _blobs(connection: Connection, rows: Iterable[Row]) -> int:
+async def delete_blobs(connection: Connection, rows: Iterable[Row]) -> int:
     """Delete the media of these rows that no other row refers to."""
     named = {key for row in rows for key in json.loads(row["blobs"] or "[]")}
     keys = [bytes.fromhex(key) for key in sorted(named)]
@@ -184,7 +184,7 @@ async def _blobs(connection: Connection, rows: Iterable[Row]) -> int:
     return _affected(await connection.execute(_BLOBS, locked))
 
 
-async def _alone(connection: Connection, scope: Scope, purged: Purged) -> None:
+async def delete_alone(connection: Connection, scope: Scope, purged: Purged) -> None:
     """Delete what lies in the scope without a row."""
     values: list[Any] = []
     where = scope.where(_placing(values))
