@@ -1,7 +1,7 @@
 """App: the only place where everything is built, started and stopped.
 
-Each role is one function that runs in a process of its own: `run_gateway`, `run_recorder`,
-`run_admin`. `proxy/supervise.py` runs them all on one machine.
+Each role is one function that runs in a process of its own: `run_gateway`, `run_forwarder`,
+`run_recorder`, `run_admin`. `proxy/supervise.py` runs them all on one machine.
 """
 
 from __future__ import annotations
@@ -9,13 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import resource
-import signal
 import socket
-import time
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from proxy import __version__
 from proxy.addresses import base_urls
@@ -23,7 +20,7 @@ from proxy.admin.server import AdminServer
 from proxy.config import Config
 from proxy.crash import on_loop_error
 from proxy.enrich.canonical import Digests
-from proxy.errors import SpoolUnusable, StoreMisconfigured, StoreUnavailable
+from proxy.errors import SpoolUnusable
 from proxy.linker import Linker
 from proxy.log import configure, event, leave
 from proxy.metrics import GatewayMetrics, LinkerMetrics, RecorderMetrics, TracingMetrics
@@ -37,6 +34,7 @@ from proxy.source import LocalSource, Source
 from proxy.spool.stall import StallGuard
 from proxy.spool.totals import read_totals, summed
 from proxy.spool.writer import SpoolWriter
+from proxy.stopping import stop_event, until_stopped
 from proxy.store.links import LinkStore
 from proxy.store.migrate import migrate
 from proxy.store.postgres import Store
@@ -44,10 +42,9 @@ from proxy.store.viewer import Viewer
 from proxy.tracing import Tracing
 from proxy.wire.server import Gateway
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from proxy.fleet_app import FleetReader
 
-START_RETRY_MAX_S = 1.0
-QUIET_S = 5.0
 LAG_EVERY_S = 0.1
 SPOOL_EVERY_S = 1.0
 _OFF = "capture.enabled is false"
@@ -62,6 +59,13 @@ def run_gateway(config: Config, sock: socket.socket | None, lifeline: int | None
 def run_recorder(config: Config, lifeline: int | None) -> None:
     """Move rows from the spool to the database until asked to stop."""
     _run(config, lambda: _recorder(config, lifeline))
+
+
+def run_forwarder(config: Config, lifeline: int | None) -> None:
+    """Move calls from the spool to the stream until asked to stop."""
+    from proxy.fleet_app import forwarder
+
+    _run(config, lambda: forwarder(config, lifeline))
 
 
 def run_admin(config: Config, sock: socket.socket, lifeline: int | None) -> None:
@@ -89,7 +93,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _gateway(config: Config, sock: socket.socket | None, lifeline: int | None) -> None:
-    stop = _stop_event(lifeline)
+    stop = stop_event(lifeline)
     _raise_descriptor_limit()
     sink, metrics = _sink(config, ""), GatewayMetrics.create()
     gateway = Gateway(config, sink if isinstance(sink, StallGuard) else None)
@@ -179,14 +183,14 @@ async def _watch_lag(metrics: GatewayMetrics) -> None:
 
 
 async def _recorder(config: Config, lifeline: int | None) -> None:
-    stop = _stop_event(lifeline)
-    source = await _until_stopped(stop, lambda: _open_source(config))
+    stop = stop_event(lifeline)
+    source = await until_stopped(stop, lambda: _open_source(config))
     if source is None:
         return
     if config.store.migrate:
-        await _until_stopped(stop, lambda: _migrated(config))
+        await until_stopped(stop, lambda: _migrated(config))
     links = LinkStore(dsn_of(config))
-    secret = await _until_stopped(stop, links.secret)
+    secret = await until_stopped(stop, links.secret)
     if secret is None:  # asked to stop: what is in the spool waits for the next recorder
         await links.close()
         await source.close()
@@ -233,7 +237,11 @@ def _tracing(config: Config) -> Tracing | None:
 
 
 async def _open_source(config: Config) -> Source:
-    return LocalSource(config.spool_dir, config.capture.max_body_bytes)
+    if config.spool.transport == "local":
+        return LocalSource(config.spool_dir, config.capture.max_body_bytes)
+    from proxy.fleet_app import stream_source
+
+    return await stream_source(config)
 
 
 async def _migrated(config: Config) -> bool:
@@ -242,59 +250,28 @@ async def _migrated(config: Config) -> bool:
     return True
 
 
-async def _until_stopped(
-    stop: asyncio.Event, attempt: Callable[[], Coroutine[Any, Any, T]]
-) -> T | None:
-    """Try until it works or the process is asked to stop (None). Says each new reason once.
-
-    A database that is only just starting beside us is no news.
-    """
-    said, pause_s, quiet_until = "", 0.1, time.monotonic() + QUIET_S
-    while not stop.is_set():
-        try:
-            return await attempt()
-        except (StoreUnavailable, StoreMisconfigured, SpoolUnusable) as error:
-            if str(error) != said and time.monotonic() > quiet_until:
-                said = str(error)
-                event("recorder waits", logging.WARNING, reason=said)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), pause_s)
-        pause_s = min(START_RETRY_MAX_S, pause_s * 2)
-    return None
-
-
 async def _admin(config: Config, sock: socket.socket, lifeline: int | None) -> None:
-    stop, viewer = _stop_event(lifeline), Viewer(dsn_of(config))
+    stop, viewer = stop_event(lifeline), Viewer(dsn_of(config))
+    fleet = _fleet_reader(config)
     admin = AdminServer(
         config,
         spool_sums=lambda: summed(read_totals(config.spool_dir)),
         store_answers=lambda: is_ready(config),
         gateway_answers=lambda: gateway_answers(config.gateway.listen),
         pages=Pages(viewer, base_urls(config), lambda: summed(read_totals(config.spool_dir))),
+        fleet=fleet.read if fleet else None,
     )
     await admin.start(sock)
     await stop.wait()
     await admin.close()
     await viewer.close()
+    if fleet is not None:
+        await fleet.close()
 
 
-def _stop_event(lifeline: int | None) -> asyncio.Event:
-    """Set by SIGTERM, SIGINT, or the end of the supervisor (its end of a pipe closes).
+def _fleet_reader(config: Config) -> FleetReader | None:
+    if config.spool.transport == "local":
+        return None
+    from proxy.fleet_app import FleetReader
 
-    Under a supervisor SIGINT is for that alone, though a terminal sends it to all: it knows the
-    order in which to stop.
-    """
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    if lifeline is None:
-        loop.add_signal_handler(signal.SIGINT, stop.set)
-    else:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-        def ended() -> None:
-            loop.remove_reader(lifeline)
-            stop.set()
-
-        os.set_blocking(lifeline, False)
-        loop.add_reader(lifeline, ended)
-    return stop
+    return FleetReader(config)

@@ -124,10 +124,17 @@ def serve(config_path: Path | None) -> None:
 def gateway(config_path: Path | None, fd: int | None, lifeline: int | None) -> None:
     """Run one gateway worker: forwards calls, appends them to the spool.
 
+    With spool.transport = "nats" it is a sidecar: gateway.workers of them and the forwarder.
+
     \b
     Example:
       agent-telemetry gateway --config /etc/agent-telemetry.toml
     """
+    if fd is None and (sidecar := load(config_path)).spool.transport == "nats":
+        from proxy.supervise import Supervisor
+
+        Supervisor(sidecar, config_path, is_sidecar=True).run()
+        return
     config, sock = _role(config_path, fd, "gateway")
     from proxy.app import run_gateway
 
@@ -137,8 +144,24 @@ def gateway(config_path: Path | None, fd: int | None, lifeline: int | None) -> N
 @main.command()
 @with_config
 @as_role
+def forwarder(config_path: Path | None, fd: int | None, lifeline: int | None) -> None:
+    """Run the forwarder: takes calls from the spool to NATS. Gateways start one by themselves.
+
+    \b
+    Example:
+      agent-telemetry forwarder --config /etc/agent-telemetry.toml
+    """
+    config, _ = _role(config_path, fd, None)
+    from proxy.app import run_forwarder
+
+    run_forwarder(config, lifeline)
+
+
+@main.command()
+@with_config
+@as_role
 def recorder(config_path: Path | None, fd: int | None, lifeline: int | None) -> None:
-    """Run the recorder: reads the spool, writes rows.
+    """Run the recorder: reads the spool, or takes calls from NATS, and writes rows.
 
     \b
     Example:
@@ -190,7 +213,7 @@ def health(config_path: Path | None) -> None:
 @with_config
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def migrate(config_path: Path | None, as_json: bool) -> None:
-    """Bring the configured database to the current schema.
+    """Bring the configured database to the current schema; with NATS, make the stream.
 
     \b
     Example:
@@ -201,6 +224,10 @@ def migrate(config_path: Path | None, as_json: bool) -> None:
     from proxy.store.migrate import migrate as bring_up
 
     done = asyncio.run(bring_up(dsn_of(config)))
+    if config.spool.transport == "nats":
+        from proxy.fleet_app import make_stream
+
+        done += asyncio.run(make_stream(config))
     if as_json:
         print_json(done)
     else:
@@ -351,9 +378,12 @@ def spool() -> None:
 
 @spool.command()
 @with_config
+@click.option("--local", "is_local", is_flag=True, help="This machine's spool only.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(config_path: Path | None, as_json: bool) -> None:
+def status(config_path: Path | None, is_local: bool, as_json: bool) -> None:
     """What waits, how old, how large; and what was ever captured, stored and lost.
+
+    With spool.transport = "nats" over all gateways and recorders of the fleet.
 
     \b
     Example:
@@ -363,6 +393,16 @@ def status(config_path: Path | None, as_json: bool) -> None:
     from proxy.spool.totals import read_totals, summed
     from proxy.views import spool as view
 
+    if config.spool.transport == "nats" and not is_local:
+        from proxy.fleet_app import read_fleet
+        from proxy.views import fleet as fleet_view
+
+        fleet = asyncio.run(read_fleet(config))
+        if as_json:
+            print_json(fleet_view.as_json(fleet))
+        else:
+            click.echo(fleet_view.as_text(fleet))
+        return
     sums = summed(read_totals(config.spool_dir))
     if as_json:
         print_json(view.as_json(sums))

@@ -141,7 +141,49 @@ class Spool(Section):
     max_bytes: Annotated[int, Field(ge=MIB)] = 10 * 1024 * MIB
     when_full: Literal["forward", "refuse"] = "forward"
     sync: Literal["process", "power"] = "process"
-    transport: Literal["local"] = "local"
+    transport: Literal["local", "nats"] = "local"
+
+
+class Nats(Section):
+    """NATS JetStream between gateways and recorders, where spool.transport is "nats"."""
+
+    servers: Annotated[tuple[str, ...], Field(min_length=1)] = ("nats://127.0.0.1:4222",)
+    credentials_file: Path | None = None
+    user: str | None = None
+    password: SecretStr | None = None
+    token: SecretStr | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    stream: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "AGENT_TELEMETRY"
+    subject_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")] = (
+        "agent_telemetry"
+    )
+    replicas: Annotated[int, Field(ge=1, le=5)] = 3
+    max_bytes: Annotated[int, Field(ge=MIB)] = 10 * 1024 * MIB
+    duplicate_window_s: Seconds = 120
+    ack_wait_s: Annotated[float, Field(ge=1, le=3600)] = 30
+
+    @field_validator("servers")
+    @classmethod
+    def _servers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            parts = urlsplit(url)
+            is_url = parts.scheme in ("nats", "tls") and parts.hostname and _has_port_number(parts)
+            if not is_url or parts.username or parts.password:
+                raise ValueError(
+                    "write each as nats://HOST:PORT or tls://HOST:PORT, without user; "
+                    "see nats.user, nats.token and nats.credentials_file"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Nats:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file: give nats.cert_file and nats.key_file together")
+        if (self.user is None) != (self.password is None):
+            raise ValueError("user: give nats.user and nats.password together")
+        return self
 
 
 class Store(Section):
@@ -269,6 +311,7 @@ class Config(Section):
     capture: Capture = Field(default_factory=Capture)
     projects: dict[str, Project] = Field(default_factory=dict)
     spool: Spool = Field(default_factory=Spool)
+    nats: Nats = Field(default_factory=Nats)
     store: Store = Field(default_factory=Store)
     redaction: Redaction = Field(default_factory=Redaction)
     turns: Turns = Field(default_factory=Turns)
@@ -433,7 +476,7 @@ def _parsed(keys: tuple[str, ...], text: str) -> Any:
     if text[:1] in "[{":
         with contextlib.suppress(json.JSONDecodeError):
             return json.loads(text)
-    if keys[-1] in ("client_tokens", "hosts", "pii"):
+    if keys[-1] in ("client_tokens", "hosts", "pii", "servers"):
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
 
@@ -443,6 +486,8 @@ SECRETS = (
     ("store", "dsn"),
     ("admin", "token"),
     ("otel", "headers"),
+    ("nats", "password"),
+    ("nats", "token"),
 )
 
 

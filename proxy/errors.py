@@ -27,6 +27,14 @@ class StoreMisconfigured(ProxyError):
     """The database answers but the schema, role or credentials are wrong. The operator acts."""
 
 
+class StreamUnavailable(ProxyError):
+    """NATS does not answer or refuses for now. Waiting is enough; calls stay in the spool."""
+
+
+class StreamMisconfigured(ProxyError):
+    """NATS answers but the stream or the credentials are wrong. The operator acts."""
+
+
 class RowRejected(ProxyError):
     """One row cannot be stored as it is. It is set aside; the rest of its batch goes on."""
 

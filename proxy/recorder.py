@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections import deque
@@ -40,6 +41,7 @@ from proxy.views import lines
 BATCH_BYTES_MAX = 32 * 1024 * 1024
 IDLE_S = 0.02  # how often an idle recorder looks for news
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 10.0
+LOOK_AGAIN_S = 0.5  # for the row that a retrieved answer completes, while nothing is read
 RETRIEVED_MAX = 100  # answers that wait for the row they complete
 
 _FATAL = f"assembling it ended the recorder {TRIES_MAX} times"
@@ -93,6 +95,7 @@ class Recorder:
         self._attempts = Attempts(config.data_dir / "attempts")
         self._digests = digests
         self._retrieved: deque[_Call] = deque()  # not yet known to complete a row
+        self._looked_at = -math.inf
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -166,6 +169,10 @@ class Recorder:
 
         The call that began one may lie elsewhere and be read later than what retrieved it.
         """
+        now = time.monotonic()
+        if is_idle and now < self._looked_at + LOOK_AGAIN_S:
+            return
+        self._looked_at = now
         for _ in range(len(self._retrieved)):
             call = self._retrieved.popleft()
             is_last = is_idle and self._source.is_last(call.source)

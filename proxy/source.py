@@ -7,10 +7,11 @@ here, as their parts are looked into.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from proxy.exchange import Exchange
@@ -58,7 +59,6 @@ class _Whole:
     """A call of the spool."""
 
     found: spool.Delivery
-    is_last: Literal[True] = True
 
     @property
     def id(self) -> UUID:
@@ -86,10 +86,6 @@ class _Part:
     exchange: None = None
 
     @property
-    def is_last(self) -> bool:
-        return self.found.part.is_last
-
-    @property
     def id(self) -> UUID:
         return self.found.id
 
@@ -107,27 +103,46 @@ class LocalSource:
     def __init__(self, root: Path, message_bytes_max: int) -> None:
         self._reader = SpoolReader(root)
         self._sockets = OpenSockets(message_bytes_max)
+        self._given: Counter[UUID] = Counter()  # parts of a socket that are not dealt with
+        self._last: dict[UUID, SocketDelivery] = {}
 
     async def read(self, calls_max: int, bytes_max: int) -> list[Delivery]:
         """Calls that have ended, then what came of open sockets."""
         found: list[Delivery] = [*map(_Whole, self._reader.read(calls_max, bytes_max))]
-        found += [_Part(part, self._sockets) for part in self._reader.read_sockets(PARTS_MAX)]
+        for part in self._reader.read_sockets(PARTS_MAX):
+            self._given[part.id] += 1
+            found.append(_Part(part, self._sockets))
         return found
 
     async def acknowledge(
         self, stored: Sequence[Delivery], set_aside: Sequence[Delivery] = ()
     ) -> None:
-        """A socket is settled with its last part, and set aside if any part of it was."""
+        """A socket is settled when all its parts have been, and set aside if any of them was."""
         for delivery in set_aside:
             self._sockets.refuse(delivery.id)
         good: list[spool.Delivery | SocketDelivery] = []
         bad: list[spool.Delivery | SocketDelivery] = []
         for delivery in dict.fromkeys((*stored, *set_aside)):
-            if isinstance(delivery, _Whole | _Part) and delivery.is_last:
-                (good if self._sockets.close(delivery.id) else bad).append(delivery.found)
+            settled = self._settled(delivery)
+            if settled is not None:
+                (good if self._sockets.close(delivery.id) else bad).append(settled)
         self._reader.acknowledge(good)
         if bad:
             self._reader.acknowledge(bad, state="quarantined")
+
+    def _settled(self, delivery: Delivery) -> spool.Delivery | SocketDelivery | None:
+        """What the spool may forget now that this has been dealt with."""
+        if isinstance(delivery, _Whole):
+            return delivery.found
+        if not isinstance(delivery, _Part):
+            return None
+        if delivery.found.part.is_last:
+            self._last[delivery.id] = delivery.found
+        self._given[delivery.id] -= 1
+        if self._given[delivery.id] or delivery.id not in self._last:
+            return None
+        del self._given[delivery.id]
+        return self._last.pop(delivery.id)
 
     def is_last(self, delivery: Delivery) -> bool:
         return True

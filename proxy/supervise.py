@@ -60,16 +60,19 @@ class _Child:
 
 
 class Supervisor:
-    """Runs `serve` until SIGTERM or SIGINT."""
+    """Runs `serve`, or of a sidecar the gateways and the forwarder, until SIGTERM or SIGINT."""
 
-    def __init__(self, config: Config, config_path: Path | None) -> None:
+    def __init__(
+        self, config: Config, config_path: Path | None, *, is_sidecar: bool = False
+    ) -> None:
         self._config = config
+        self._is_sidecar = is_sidecar
         self._config_path = config_path
         self._is_stopping = False
         self._lifeline, self._lifeline_kept = os.pipe()
         self._server = (
             None
-            if config.dsn
+            if config.dsn or is_sidecar
             else EmbeddedServer(config.data_dir, while_waiting=self._tend_while_database_starts)
         )
         self._only: IO[bytes] | None = None
@@ -82,7 +85,7 @@ class Supervisor:
         validate(self._config)
         prepare(self._config)
         gateway = listen(self._config.gateway.listen, "gateway.listen")
-        admin = listen(self._config.admin.listen, "admin.listen")
+        admin = None if self._is_sidecar else listen(self._config.admin.listen, "admin.listen")
         self._only = forget_metrics(self._config)
         listener = configure(self._config.log)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,11 +105,14 @@ class Supervisor:
                     child.process.send_signal(signal.SIGTERM)
         self._is_stopping = True
 
-    def _roles(self, gateway: socket.socket, admin: socket.socket) -> Iterator[_Child]:
+    def _roles(self, gateway: socket.socket, admin: socket.socket | None) -> Iterator[_Child]:
         for _ in range(self._config.gateway.workers):
             yield _Child("gateway", ["gateway"], gateway)
-        yield _Child("recorder", ["recorder"])
-        yield _Child("admin", ["admin"], admin)
+        if self._config.spool.transport == "nats":
+            yield _Child("forwarder", ["forwarder"])
+        if admin is not None:
+            yield _Child("recorder", ["recorder"])
+            yield _Child("admin", ["admin"], admin)
 
     def _watch(self) -> None:
         """Keep every process running. The database starts after the first round of processes."""
@@ -179,7 +185,7 @@ class Supervisor:
         event(
             "ready",
             base_urls=urls,
-            admin=admin,
+            admin=None if self._is_sidecar else admin,
             data_dir=str(self._config.data_dir),
             line="\n".join(
                 [
@@ -187,19 +193,22 @@ class Supervisor:
                     *(f"  {name:<10} {url}" for name, url in urls.items()),
                     f"  {'others':<10} {base_url(self._config.gateway.listen)}/NAME   "
                     "(see config.example.toml)",
-                    f"Watch calls arrive:  {admin}/  or  agent-telemetry tail --follow",
+                    "Calls go to the stream; recorders elsewhere store them."
+                    if self._is_sidecar
+                    else f"Watch calls arrive:  {admin}/  or  agent-telemetry tail --follow",
                 ]
             ),
         )
 
     def _stop(self) -> None:
-        """Gateways drain first, the recorder stores what came, the database goes last."""
+        """Gateways drain first, what came is moved on and stored, the database goes last."""
         event("stopping; asked again, open calls are cut")
         for child in self._children:
             if child.role == "gateway" and child.sock is not None:
                 child.sock.close()  # new calls are refused at once, not left waiting
         drain_s = self._config.gateway.drain_timeout_s + KILL_AFTER_S
         self._end("gateway", drain_s)
+        self._end("forwarder", STOP_RECORDER_S)
         self._end("recorder", STOP_RECORDER_S)
         self._end("admin", KILL_AFTER_S)
         if self._server is not None:
@@ -239,6 +248,10 @@ def validate(config: Config) -> None:
     upstreams_of(config)
     Redactor(config.redaction)
     check_installed(config.otel)
+    if config.spool.transport == "nats":
+        from proxy.fleet.connection import validate as validate_nats
+
+        validate_nats(config.nats)
 
 
 def prepare(config: Config) -> None:

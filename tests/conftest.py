@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from proxy.store.embedded import NAME, EmbeddedServer
 from proxy.store.migrate import migrate
+from tests.fleet.servers import MAX_BYTES, Servers, needs_nats
 
 settings.register_profile("usual", deadline=None)  # no verdict depends on a machine's speed
 settings.register_profile(
@@ -73,6 +74,40 @@ def empty_dsn(postgres):
     name = _created(postgres, "template0")
     yield _dsn_of(postgres, name)
     _run(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory):
+    """One server of NATS; each test worker has one."""
+    servers = Servers(tmp_path_factory.mktemp("nats"), 1)
+    servers.start(0)
+    try:
+        asyncio.run(servers.until_ready())
+        yield servers
+    finally:
+        servers.kill(0)
+
+
+@pytest.fixture
+def nats(nats_server):
+    """The settings of a stream that no other test uses."""
+    number = next(_numbers)
+    return {
+        "servers": nats_server.urls,
+        "stream": f"T{number}",
+        "subject_prefix": f"t{number}",
+        "replicas": 1,
+        "max_bytes": MAX_BYTES,
+        "ack_wait_s": 1,
+    }
+
+
+@pytest.fixture(params=["local", pytest.param("nats", marks=needs_nats)])
+def transport(request):
+    """Sections of a configuration, for a test that has to hold whichever way calls are moved."""
+    if request.param == "local":
+        return {}
+    return {"spool": {"transport": "nats"}, "nats": request.getfixturevalue("nats")}
 
 
 def _created(postgres, template):

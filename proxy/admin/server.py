@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.admin.conservation import ConservationCollector, SpoolSums
+from proxy.admin.fleet import Fleet, FleetCollector
 from proxy.admin.token import is_token
 from proxy.admin.web import STATIC, Pages, WebPage, wants_html
 from proxy.config import Config, is_loopback, split_listen
@@ -47,6 +48,7 @@ class AdminServer:
         store_answers: Probe,
         gateway_answers: Probe,
         pages: Pages,
+        fleet: Callable[[], Awaitable[Fleet | None]] | None = None,
     ) -> None:
         self._config = config
         self._spool_sums = spool_sums
@@ -55,6 +57,8 @@ class AdminServer:
         token = config.admin.token
         self._token = token.get_secret_value() if token is not None else None
         self._page = WebPage(pages, self._token)
+        self._fleet = fleet
+        self._fleet_stored = 0
         self._runner: web.AppRunner | None = None
 
     async def start(self, sock: socket.socket) -> None:
@@ -123,6 +127,10 @@ class AdminServer:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(self._config.metrics_dir))  # type: ignore[no-untyped-call] # untyped in prometheus-client
         registry.register(ConservationCollector(self._spool_sums()))
+        if self._fleet is not None:
+            fleet = await self._fleet()
+            registry.register(FleetCollector(fleet, self._fleet_stored))
+            self._fleet_stored = max(self._fleet_stored, fleet.stored if fleet else 0)
         return web.Response(
             body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )

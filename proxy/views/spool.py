@@ -99,7 +99,7 @@ def as_text(sums: Sums) -> str:
         ("waiting", sums.waiting, f"oldest {duration(int(age_s * 1000))}" if age_s else ""),
         ("quarantined", sums.quarantined, ""),
         ("lost", sum(sums.lost.values()), reasons),
-        ("on disk", _size(sums.disk_bytes), ""),
+        ("on disk", size(sums.disk_bytes), ""),
     ]
     return "\n".join(f"{name:<12}{value:>10}  {note}".rstrip() for name, value, note in rows)
 
@@ -139,7 +139,7 @@ def quarantined_as_text(found: Sequence[Quarantined]) -> str:
         return "nothing is set aside"
     return "\n".join(
         f"{each.calls:>8}  {each.reason}  {each.oldest:%Y-%m-%d %H:%M} to "
-        f"{each.newest:%Y-%m-%d %H:%M}  {_size(each.bytes)}"
+        f"{each.newest:%Y-%m-%d %H:%M}  {size(each.bytes)}"
         for each in found
     )
 
@@ -155,7 +155,7 @@ def _age_s(sums: Sums) -> float | None:
     return max(0.0, (datetime.now(UTC) - since).total_seconds()) if since else None
 
 
-def _size(number: int) -> str:
+def size(number: int) -> str:
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if number >= size:
             return f"{number / size:.1f} {unit}"

@@ -12,16 +12,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from proxy.attempts import Attempts
 from proxy.config import Config
 from proxy.enrich.canonical import Digests
+from proxy.fleet.publisher import Publisher
+from proxy.fleet_app import stream_source
+from proxy.forwarder import Forwarder
 from proxy.metrics import RecorderMetrics
 from proxy.recorder import Recorder
-from proxy.source import LocalSource
+from proxy.source import LocalSource, Source
 from proxy.spool.totals import Totals, read_totals, summed
 from proxy.spool.writer import SpoolWriter
 from proxy.store.postgres import Store
 from proxy.wire.server import Gateway
 from tests.e2e.stack import until
+from tests.fleet.servers import connected
 from tests.wire.gateways import running
 
 
@@ -58,17 +63,36 @@ class Pipeline:
 
     @asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
-        """A recorder. Left, it stops where it is, as one that is killed."""
-        source = LocalSource(self.config.spool_dir, self.config.capture.max_body_bytes)
-        recorder = Recorder(self.config, source, self.store, RecorderMetrics(), Digests(b"key"))
-        self._work = asyncio.create_task(recorder.run())
-        try:
-            yield
-        finally:
-            self._work.cancel()
-            await asyncio.wait({self._work})
+        """A recorder, and a forwarder where there is a stream. Left, it stops where it is."""
+        async with self._source() as source:
+            recorder = Recorder(self.config, source, self.store, RecorderMetrics(), Digests(b"key"))
+            self._work = asyncio.create_task(recorder.run())
+            try:
+                yield
+            finally:
+                self._work.cancel()
+                await asyncio.wait({self._work})
+        self._raise_failure()
+
+    @asynccontextmanager
+    async def _source(self) -> AsyncIterator[Source]:
+        local = LocalSource(self.config.spool_dir, self.config.capture.max_body_bytes)
+        if self.config.spool.transport == "local":
+            yield local
+            await local.close()
+            return
+        attempts = Attempts(self.config.data_dir / "attempts-forwarder")
+        async with connected(self.config.nats) as connection:
+            source = await stream_source(self.config)
+            forwarder = Forwarder(local, Publisher(connection, self.config.nats), attempts)
+            moving = asyncio.create_task(forwarder.run())
+            yield source
+            moving.cancel()
+            await asyncio.wait({moving})
+            await local.close()
             await source.close()
-            self._raise_failure()
+            if not moving.cancelled():
+                moving.result()
 
     def _raise_failure(self) -> None:
         """A recorder that failed fails the test, now and not when its patience ends."""
@@ -92,9 +116,15 @@ class Pipeline:
     async def until_settled(self) -> None:
         async def settled() -> bool:
             self._raise_failure()
-            return self.sums().waiting == 0
+            return self.sums().waiting == 0 and not await self._in_stream()
 
-        await until(settled, "nothing waits in the spool")
+        await until(settled, "nothing waits")
+
+    async def _in_stream(self) -> int:
+        if self.config.spool.transport == "local":
+            return 0
+        async with connected(self.config.nats) as connection:
+            return (await connection.js.stream_info(self.config.nats.stream)).state.messages
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 
+from proxy import stream_source
 from proxy.exchange import AnswerHead, End, Outcome, Start
 from proxy.spool.writer import SpoolWriter
 from proxy.wire.tap import mint_id
@@ -62,8 +63,9 @@ def write(
 
 
 @pytest.fixture
-async def stand(tmp_path, dsn) -> AsyncIterator[Pipeline]:
-    async with pipeline(tmp_path, dsn, "http://127.0.0.1:1") as found:
+async def stand(tmp_path, dsn, transport, monkeypatch) -> AsyncIterator[Pipeline]:
+    monkeypatch.setattr(stream_source, "RETRIEVED_S", 1.0)
+    async with pipeline(tmp_path, dsn, "http://127.0.0.1:1", **transport) as found:
         yield found
 
 
@@ -157,9 +159,9 @@ async def test_a_row_without_content_gains_none(stand):
 
 
 @pytest.mark.parametrize("first", [0, 1])
-async def test_the_call_may_be_read_after_what_retrieved_it(tmp_path, dsn, first):
-    store = {"batch_rows": 1, "batch_delay_ms": 1}
-    async with pipeline(tmp_path, dsn, "http://127.0.0.1:1", store=store) as stand:
+async def test_the_call_may_be_read_after_what_retrieved_it(tmp_path, dsn, first, transport):
+    sections = {"store": {"batch_rows": 1, "batch_delay_ms": 1}} | transport
+    async with pipeline(tmp_path, dsn, "http://127.0.0.1:1", **sections) as stand:
         writers = [SpoolWriter(stand.config.spool_dir, max_bytes=2**30) for _ in range(2)]
         write(writers[first], plain(QUEUED), 0, is_retrieval=False)
         write(writers[1 - first], plain(DONE), 1)

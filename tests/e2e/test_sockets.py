@@ -46,8 +46,8 @@ async def upstream() -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def stand(tmp_path, dsn, upstream) -> AsyncIterator[Pipeline]:
-    async with pipeline(tmp_path, dsn, upstream) as found:
+async def stand(tmp_path, dsn, upstream, transport) -> AsyncIterator[Pipeline]:
+    async with pipeline(tmp_path, dsn, upstream, **transport) as found:
         yield found
 
 

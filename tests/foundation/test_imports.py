@@ -7,6 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "proxy"
 STAGES = {"wire", "spool", "decode", "enrich", "store", "views", "export", "admin", "otel"}
+STAGES |= {"fleet"}
 SHARED = {"exchange", "call", "turn", "record", "endpoints", "labels", "config", "errors"}
 SHARED |= {"socket_part", "injected", "genai", "report"}
 FOUNDATIONS = SHARED | {"metrics", "log", "crash"}
@@ -21,6 +22,8 @@ PURE = {f"export/{name}" for name in _EXPORT} | {
     "report",
     "wire/headers",
     "wire/routes",
+    "fleet/message",
+    "fleet/subjects",
     "exchange",
     "call",
     "record",
@@ -76,6 +79,7 @@ def test_pure_modules_touch_neither_clock_nor_world(module):
         ("asyncpg", ("store/postgres", "store/embedded")),
         ("aiohttp", ("wire/", "admin/")),
         ("opentelemetry", ("otel/sender",)),
+        ("nats", ("fleet/",)),
     ],
 )
 def test_libraries_stay_where_they_belong(library, allowed):

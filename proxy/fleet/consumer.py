@@ -1,0 +1,234 @@
+"""Consumer: one of many that share the messages of the stream.
+
+What was taken is held until it is acknowledged: the servers are told now and then that somebody is
+at it, so that an outage of the database gives nothing to another recorder for nothing. Whoever dies
+stops telling, and after `nats.ack_wait_s` its messages go to another.
+
+What is acknowledged is gone from the stream. A message that cannot be read, or whose call was
+refused, is written into the bucket of what was set aside first, under the id of the captured
+call; so each counts once, however often it is tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from base64 import b64encode
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import orjson
+
+from proxy.config import Nats
+from proxy.errors import ProxyError, StreamUnavailable
+from proxy.fleet.connection import Connection, translated
+from proxy.fleet.large import Large, LargeStore
+from proxy.fleet.message import Message, Unreadable
+from proxy.fleet.publisher import MESSAGE_ID
+from proxy.fleet.pull import Pull
+from proxy.fleet.stream import consumer_name, set_aside_bucket
+from proxy.fleet.subjects import KNOWN
+from proxy.log import event
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+CLEAN_S = 2.0
+SWEEP_S = 3600.0
+_NOBODY = UUID(int=0)
+
+
+@dataclass(slots=True, eq=False)
+class Received:
+    """A message in hand. Equal only to itself."""
+
+    id: UUID
+    sequence: int
+    subject: str
+    reply: str
+    sent_at: float  # seconds since 1970, the servers' clock
+    data: bytes
+    large: Large | None = None
+    message: Message | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data)
+
+    @property
+    def captured_id(self) -> UUID:
+        """Of the captured call: the socket, where this was cut from one."""
+        start = self.message.exchange.start if self.message else None
+        return start.socket if start and start.socket else self.id
+
+
+class Consumer:
+    """Takes messages, ahead of whoever reads them by at most `ahead_max`."""
+
+    def __init__(self, connection: Connection, settings: Nats, ahead_max: int) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._ahead_max = ahead_max
+        self._large = LargeStore(connection, settings)
+        self._arrived: deque[Received] = deque()
+        self._held: dict[int, Received] = {}  # by sequence, the arrived included
+        self._read: deque[Large] = deque()  # objects whose message was acknowledged
+        self._pulls = [self._pull(version) for version in KNOWN]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to take messages."""
+        work = [pull.run() for pull in self._pulls] + [self._keep_held(), self._keep_clean()]
+        self._tasks = [asyncio.create_task(each, name="consumer") for each in work]
+
+    @property
+    def held(self) -> int:
+        return len(self._held)
+
+    async def read(self, messages_max: int, bytes_max: int) -> list[Received]:
+        """What has arrived and can be read. Never waits for more."""
+        taken: list[Received] = []
+        while self._arrived and len(taken) < messages_max and bytes_max > 0:
+            taken.append(self._arrived.popleft())
+            bytes_max -= taken[-1].size_bytes
+        for pull in self._pulls if taken else ():
+            pull.look_again()
+        large = [each for each in taken if not each.data]
+        await self._fetch(large)
+        whole = [each for each in taken if each.data]
+        unreadable = await asyncio.to_thread(_open, whole) if whole else []
+        missing = [each for each in large if not each.data and each.sequence in self._held]
+        await self.set_aside(unreadable, "the message cannot be read")
+        await self.set_aside(missing, "its bytes are not in the object store")
+        return [each for each in whole if each.message is not None]
+
+    async def acknowledge(self, done: Sequence[Received]) -> None:
+        """These have been dealt with. What cannot be told now is given again."""
+        await self._tell(done, b"+ACK")
+        self._let_go(done)
+        self._read += [each.large for each in done if each.large is not None]
+
+    async def set_aside(self, refused: Sequence[Received], reason: str) -> None:
+        """These cannot be stored. What cannot be noted now is given again."""
+        for each in refused:
+            event("message set aside", logging.ERROR, id=str(each.id), reason=reason)
+            try:
+                await self._note(each, reason)
+            except ProxyError as error:
+                event("not noted; given again", logging.WARNING, reason=str(error))
+                self._let_go([each])
+            else:
+                await self.acknowledge([each])
+
+    async def close(self) -> None:
+        """Stop, and give back what is in hand."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tell(self._held.values(), b"-NAK")
+        self._held.clear()
+        self._arrived.clear()
+
+    def _pull(self, version: int) -> Pull:
+        return Pull(
+            self._connection,
+            self._settings.stream,
+            consumer_name(version),
+            room=lambda: self._ahead_max - len(self._arrived),
+            arrived=self._take,
+        )
+
+    def _take(self, message: Msg) -> None:
+        found = _received(message)
+        known = self._held.get(found.sequence)
+        if known is not None:
+            known.reply = found.reply  # the servers took us for dead
+            return
+        self._held[found.sequence] = found
+        self._arrived.append(found)
+
+    async def _fetch(self, large: Iterable[Received]) -> None:
+        """The bytes of those that lie in the object store; what cannot be had now is left."""
+        for each in large:
+            try:
+                each.large = await self._large.get(each.id)
+            except StreamUnavailable as error:
+                event("object not read yet", logging.WARNING, id=str(each.id), reason=str(error))
+                self._let_go([each])  # comes again after `nats.ack_wait_s`
+                continue
+            if each.large is not None:
+                each.data = each.large.data
+
+    async def _note(self, received: Received, reason: str) -> None:
+        """Write it into the bucket; its bytes too, where nobody else can keep them."""
+        value = {"reason": reason, "subject": received.subject}
+        if received.message is None and len(received.data) * 2 < self._connection.payload_bytes_max:
+            value["data"] = b64encode(received.data).decode()
+        key = f"$KV.{set_aside_bucket(self._settings)}.{received.captured_id}"
+        with translated():
+            await self._connection.js.publish(key, orjson.dumps(value))
+
+    def _let_go(self, received: Iterable[Received]) -> None:
+        for each in received:
+            self._held.pop(each.sequence, None)
+
+    async def _tell(self, received: Iterable[Received], word: bytes) -> None:
+        for each in list(received):
+            try:
+                with translated():
+                    await self._connection.client.publish(each.reply, word)
+            except StreamUnavailable:
+                return  # given again, and told then
+
+    async def _keep_held(self) -> None:
+        """Say of what is in hand that it is being worked on."""
+        while True:
+            await asyncio.sleep(self._settings.ack_wait_s / 3)
+            await self._tell(self._held.values(), b"+WPI")
+
+    async def _keep_clean(self) -> None:
+        """Delete what was read, and now and then what others left behind."""
+        swept_at = time.monotonic()
+        while True:
+            await asyncio.sleep(CLEAN_S)
+            try:
+                for _ in range(len(self._read)):
+                    if not await self._large.delete(self._read[0]):
+                        self._read.append(self._read[0])
+                    self._read.popleft()
+                if time.monotonic() > swept_at + SWEEP_S:
+                    swept_at = time.monotonic()
+                    await self._large.sweep()
+            except ProxyError as error:
+                event("object store not cleaned", logging.WARNING, reason=str(error))
+
+
+def _received(message: Msg) -> Received:
+    meta = message.metadata
+    try:
+        id = UUID((message.headers or {}).get(MESSAGE_ID, ""))
+    except ValueError:
+        id = _NOBODY
+    return Received(
+        id,
+        meta.sequence.stream,
+        message.subject,
+        message.reply,
+        meta.timestamp.timestamp() if meta.timestamp else time.time(),
+        message.data,
+    )
+
+
+def _open(received: Sequence[Received]) -> list[Received]:
+    """Read each message; returns those that cannot be read."""
+    unreadable = []
+    for each in received:
+        try:
+            each.message = Message.from_bytes(each.data)
+        except Unreadable:
+            unreadable.append(each)
+    return unreadable

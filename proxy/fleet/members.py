@@ -1,0 +1,230 @@
+"""Members: what each gateway and recorder says of itself, and the sums of the fleet.
+
+The forwarder beside each gateway writes the totals of its spool into the bucket when they have
+changed, at most once a second; so does each recorder with what it did. Who is killed stays there
+with what it said last.
+
+    captured = stored + waiting + quarantined + lost, over the fleet
+
+A spool that is forwarded counts as stored what the stream has taken. So over the fleet
+
+    captured     what all spools captured
+    lost         what all spools lost
+    quarantined  what all spools set aside, and the captured calls in the bucket of what recorders
+                 set aside (by id: each once)
+    stored       what all spools have forwarded, less what the stream still holds and what was
+                 set aside
+    waiting      the rest: in spools, and in the stream
+
+The terms are read one after the other, spools last. What is forwarded in between, and in the second
+in which a sidecar has not said so yet, is counted as waiting or as stored for that long; the sum
+is right in every reading. A call that was sent twice counts twice as waiting while both are
+there. A socket counts as stored when the stream has all its calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from proxy.config import Nats
+from proxy.fleet.connection import Connection, translated
+from proxy.fleet.stream import fleet_bucket, set_aside_bucket
+from proxy.fleet.subjects import CALL, KNOWN, Subjects
+
+SILENT_S = 30.0  # who says nothing for so long is not running, or is cut off
+GONE_S = 86_400.0  # recorders that were killed are forgotten after so long
+WATCH_S = 10.0
+GATEWAY, RECORDER = "gateway", "recorder"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One gateway machine or one recorder, as it spoke last."""
+
+    role: str
+    id: str
+    host: str
+    program: str  # version
+    at: datetime
+    captured: int = 0  # gateways: totals of their spool
+    forwarded: int = 0
+    quarantined: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict)
+    truncated: int = 0
+    disk_bytes: int = 0
+    oldest_waiting_at: datetime | None = None
+    stored: int = 0  # recorders: calls since they started
+    in_hand: int = 0
+
+    @property
+    def key(self) -> str:
+        return f"{self.role}.{self.id}"
+
+    @property
+    def waiting(self) -> int:
+        """Captured and not in the stream yet."""
+        return self.captured - self.forwarded - self.quarantined - sum(self.lost.values())
+
+    @property
+    def is_silent(self) -> bool:
+        return (datetime.now(UTC) - self.at).total_seconds() > SILENT_S
+
+    def to_bytes(self) -> bytes:
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Member | None:
+        """None where the bytes are no member; fields of later versions are left out."""
+        try:
+            raw: dict[str, Any] = orjson.loads(data)
+            known = {k: v for k, v in raw.items() if k in cls.__dataclass_fields__}
+            for name in ("at", "oldest_waiting_at"):
+                if known.get(name):
+                    known[name] = datetime.fromisoformat(known[name])
+            return cls(**known)
+        except (ValueError, TypeError, AttributeError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All members, and what the stream holds, in one reading."""
+
+    members: tuple[Member, ...] = ()
+    calls_in_stream: int = 0  # captured calls; parts of sockets are not among them
+    messages_in_stream: int = 0
+    stream_bytes: int = 0
+    large_bytes: int = 0
+    not_known: Mapping[str, int] = field(default_factory=dict)  # messages by later version
+    set_aside: int = 0
+
+    @property
+    def gateways(self) -> list[Member]:
+        return [member for member in self.members if member.role == GATEWAY]
+
+    @property
+    def recorders(self) -> list[Member]:
+        return [member for member in self.members if member.role == RECORDER]
+
+    @property
+    def captured(self) -> int:
+        return sum(member.captured for member in self.gateways)
+
+    @property
+    def stored(self) -> int:
+        forwarded = sum(member.forwarded for member in self.gateways)
+        return max(0, forwarded - self.calls_in_stream - self.set_aside)
+
+    @property
+    def quarantined(self) -> int:
+        return self.set_aside + sum(member.quarantined for member in self.gateways)
+
+    @property
+    def lost(self) -> Mapping[str, int]:
+        total: dict[str, int] = {}
+        for member in self.gateways:
+            for reason, number in member.lost.items():
+                total[reason] = total.get(reason, 0) + number
+        return total
+
+    @property
+    def waiting(self) -> int:
+        return self.captured - self.stored - self.quarantined - sum(self.lost.values())
+
+    @property
+    def truncated(self) -> int:
+        return sum(member.truncated for member in self.gateways)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of the spools and, once, of the stream."""
+        spools = sum(member.disk_bytes for member in self.gateways)
+        return spools + self.stream_bytes + self.large_bytes
+
+    @property
+    def oldest_waiting_at(self) -> datetime | None:
+        """In a spool; what lies in the stream is younger or a recorder's business."""
+        return min(
+            (m.oldest_waiting_at for m in self.gateways if m.oldest_waiting_at), default=None
+        )
+
+
+class Members:
+    """The bucket. Everything raises as `translated` does."""
+
+    def __init__(self, connection: Connection, settings: Nats) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._bucket = fleet_bucket(settings)
+
+    async def say(self, member: Member) -> None:
+        """Write what a member says of itself."""
+        with translated():
+            await self._connection.js.publish(self._key(member.key), member.to_bytes())
+
+    async def leave(self, member: Member) -> None:
+        """Forget a member that has nothing more to say, and never will."""
+        with translated():
+            await self._connection.js.purge_stream(
+                f"KV_{self._bucket}", subject=self._key(member.key)
+            )
+
+    async def read(self) -> Fleet:
+        """The fleet now."""
+        js, settings = self._connection.js, self._settings
+        subjects = Subjects(settings.subject_prefix)
+        with translated():
+            info = await js.stream_info(settings.stream, subjects_filter=subjects.everything)
+            aside = await js.stream_info(f"KV_{set_aside_bucket(settings)}")
+            large = await js.stream_info(f"OBJ_{settings.stream}_large")
+        by_kind: dict[tuple[str, str], int] = {}
+        for subject, number in (info.state.subjects or {}).items():
+            kind = subjects.kind(subject)
+            by_kind[kind] = by_kind.get(kind, 0) + number
+        versions = {f"v{version}" for version in KNOWN}
+        not_known: dict[str, int] = {}
+        for (version, _), number in by_kind.items():
+            if version not in versions:
+                not_known[version] = not_known.get(version, 0) + number
+        return Fleet(
+            tuple(await self._members()),
+            calls_in_stream=sum(n for (_, kind), n in by_kind.items() if kind == CALL),
+            messages_in_stream=info.state.messages,
+            stream_bytes=info.state.bytes,
+            large_bytes=large.state.bytes,
+            not_known=not_known,
+            set_aside=aside.state.messages,
+        )
+
+    async def _members(self) -> list[Member]:
+        found: list[Member] = []
+        stream = f"KV_{self._bucket}"
+        with translated():
+            info = await self._connection.js.stream_info(stream)
+            if not info.state.messages:
+                return []
+            subscription = await self._connection.js.subscribe(
+                self._key(">"), stream=stream, ordered_consumer=True
+            )
+            try:
+                async with asyncio.timeout(WATCH_S):
+                    async for message in subscription.messages:
+                        member = Member.from_bytes(message.data)
+                        if member is not None:
+                            found.append(member)
+                        if message.metadata.num_pending == 0:
+                            break
+            finally:
+                with contextlib.suppress(Exception):
+                    await subscription.unsubscribe()
+        return sorted(found, key=lambda member: (member.role, member.host, member.id))
+
+    def _key(self, key: str) -> str:
+        return f"$KV.{self._bucket}.{key}"
