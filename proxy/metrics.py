@@ -114,6 +114,8 @@ class RecorderMetrics:
             ("endpoint",),
             registry=registry,
         )
+        for kind in ("unavailable", "misconfigured"):  # from zero, so that the first is a rise
+            self.store_faults.labels(kind)
         self._models: set[str] = set()
 
     def observe(self, record: TelemetryRecord) -> None:
@@ -198,6 +200,8 @@ class TracingMetrics:
             ("result",),
             registry=registry,
         )
+        for result in ("sent", "failed"):
+            self.spans.labels(result)
         self.dropped = Counter(
             "agent_telemetry_otel_dropped",
             "Calls and turns of which no span was made, because too many waited.",
