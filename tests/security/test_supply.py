@@ -26,9 +26,8 @@ def test_each_locked_distribution_has_hashes_and_no_place_of_its_own(lock):
 def test_the_lock_has_what_the_project_needs():
     """Run `make lock` where this fails."""
     locked = {pin.name: version_of(pin.version) for pin in pins()}
-    wanted = (
-        PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["uvloop"]
-    )
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = PROJECT["project"]["dependencies"] + extras["uvloop"] + extras["otel"]
     for requirement in wanted:
         name, least = re.match(r"([A-Za-z0-9._-]+)>=([0-9.]+)", requirement).groups()
         assert locked[name.lower()] >= version_of(least), requirement
