@@ -6,7 +6,7 @@ WORKERS ?= auto
 LOCK    = --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
           --custom-compile-command 'make lock'
 
-.PHONY: run test fuzz faults soak check coverage bench bench-peers audit lock clean
+.PHONY: run test fuzz faults soak check coverage bench bench-peers docs audit lock clean
 
 run: $(VENV)/.installed
 	@$(BIN)/agent-telemetry serve $(ARGS)
@@ -42,6 +42,10 @@ bench: $(VENV)/.installed-test
 
 bench-peers: $(VENV)/.installed-test
 	$(BIN)/python -m bench.peers
+
+# The parts of docs/ that follow from the program: configuration, metrics, the table.
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m tests.docs.generate
 
 # Licences, files that run by themselves, an SBOM, known vulnerabilities.
 audit: $(VENV)/.installed-test
