@@ -11,8 +11,9 @@ has linked conversations of its own: then rows come without what lies in the tab
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,7 @@ ORDER BY attnum
 _SECRET = "SELECT value FROM agent_secrets WHERE name = 'links'"
 _HAS_LINKS = "SELECT EXISTS (SELECT FROM agent_links)"
 _TRY_LOCK = "SELECT pg_try_advisory_lock($1)"
+_UNLOCK = "SELECT pg_advisory_unlock($1)"
 
 
 @dataclass(slots=True)
@@ -229,8 +231,11 @@ async def transfer(
         there = await connect(destination, statement_timeout_s=0)
         try:
             with translated():
-                await _claim(here, there)
-                async with here.transaction(isolation="repeatable_read", readonly=True):
+                async with (
+                    _claimed(there),
+                    _claimed(here),
+                    here.transaction(isolation="repeatable_read", readonly=True),
+                ):
                     work = Transfer(here, there)
                     tables = await work.tables()
                     rows = sum(table.source for table in tables if not table.is_skipped)
@@ -242,11 +247,19 @@ async def transfer(
     return tables
 
 
-async def _claim(here: Connection, there: Connection) -> None:
-    """One copy at a time into a database, and none into itself."""
-    for end in (there, here):
-        if not await end.fetchval(_TRY_LOCK, LOCK):
-            raise ProxyError("--to is the database itself, or another copy runs on one of the two")
+@contextlib.asynccontextmanager
+async def _claimed(end: Connection) -> AsyncIterator[None]:
+    """One copy at a time into a database, and none into itself.
+
+    Given back by word: the server of a connection that was closed may hold a lock for a while.
+    """
+    if not await end.fetchval(_TRY_LOCK, LOCK):
+        raise ProxyError("--to is the database itself, or another copy runs on one of the two")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProxyError), translated():
+            await end.execute(_UNLOCK, LOCK)
 
 
 def _places(values: Sequence[Any], first: int) -> str:

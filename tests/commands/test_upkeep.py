@@ -19,6 +19,7 @@ from proxy.spool.totals import Captured, Loss
 from proxy.store.links import LinkStore
 from proxy.store.postgres import Store
 from proxy.store.reported import write_report
+from proxy.store.transfer import LOCK, transfer
 from tests.commands.test_maintenance import set_aside
 from tests.pipeline.exchanges import chat
 from tests.store.rows import NOW, record
@@ -203,6 +204,25 @@ def test_copy_done_again_writes_only_what_is_new(run, linked, database, dsn, oth
     written = {table["table"]: table["written"] for table in again}
     assert (written["agent_telemetry"], written["agent_links"], written["agent_blobs"]) == (2, 1, 0)
     assert contents(other_dsn) == contents(dsn)
+
+
+def test_a_copy_holds_no_lock_once_it_is_done(run, filled, dsn, other_dsn):
+    """Else the next one is refused where the server is slow to see that its connection ended."""
+    run("copy", "--to", other_dsn)
+
+    async def held():
+        watch = await asyncpg.connect(other_dsn)
+        await transfer(dsn, other_dsn, lambda rows: lambda done: None)
+        try:
+            return await watch.fetchval(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+                LOCK,
+            )
+        finally:
+            await watch.close()
+
+    assert [asyncio.run(held()) for _ in range(10)] == [0] * 10
 
 
 def test_a_database_is_not_copied_into_itself(run, filled, dsn):
