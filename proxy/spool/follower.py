@@ -101,15 +101,8 @@ class SlotFollower:
     def settle(self, calls: Iterable[Tracked], state: State, loss: Loss = Loss.DISCARDED) -> None:
         """Note what became of these calls, and delete the segments nobody needs any more."""
         found = [call for call in calls if self._waiting.pop(call.key, None) is not None]
-        match state:
-            case State.STORED:
-                self._settled.stored += len(found)
-            case State.QUARANTINED:
-                self._settled.quarantined += len(found)
-            case State.LOST:
-                self._settled.lost[loss] += len(found)
         self._note_place()
-        self._journal.append(state, (call.key for call in found))
+        self._journal.append(state, (call.key for call in found), loss)
         for call in found:
             self._release(call)
         self._delete_segments()
@@ -371,7 +364,7 @@ class SlotFollower:
 
     def _release(self, call: Tracked) -> None:
         if call.carried_bytes:
-            self._journal.secure()
+            self._journal.secure([call.key])
             if not self._drop_carried(call.key):
                 return
         if call.first_segment in self._segments:
@@ -386,7 +379,7 @@ class SlotFollower:
         for number, segment in list(self._segments.items()):
             if number >= self._number or segment.is_kept or number in pinned:
                 continue
-            self._journal.secure()
+            self._journal.secure(frozenset(segment.settled))
             try:
                 slot.segment_path(self._path, number).unlink(missing_ok=True)
             except OSError:

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from proxy.spool import slot
 from proxy.spool.page import Page, pack, read_page, unpack
 from proxy.spool.segment import VERSION, Damage, Kind, header_bytes
 from proxy.spool.segment_file import walk
-from proxy.spool.totals import Settled
+from proxy.spool.totals import Loss, Settled
 
 ROTATE_BYTES_MIN = 256 * 1024
 _NOBODY = bytes(16)
@@ -36,6 +38,14 @@ class State(IntEnum):
     LOST = 3
 
 
+class _Owed(NamedTuple):
+    """An entry that is not written yet."""
+
+    state: State
+    key: bytes
+    loss: Loss
+
+
 class Journal:
     """The journal of the slot at `path`, open for appending. Raises OSError."""
 
@@ -43,7 +53,7 @@ class Journal:
         self._path = path / slot.ACKS
         self.settled = last_settled(path)
         self.acknowledged: set[bytes] = set()
-        self._owed: list[tuple[State, bytes]] = []
+        self._owed: list[_Owed] = []
         self._fd = _open(self._path)
         try:
             self._page = Page(path / slot.SETTLED)
@@ -57,11 +67,13 @@ class Journal:
         """Whether something could not be written yet."""
         return bool(self._owed)
 
-    def append(self, state: State, keys: Iterable[bytes]) -> None:
-        """Note what became of these calls. What the disk refuses is owed and tried again."""
+    def append(self, state: State, keys: Iterable[bytes], loss: Loss = Loss.DISCARDED) -> None:
+        """Count and note what became of these calls. What the disk refuses is tried again."""
         for key in keys:
-            self._owed.append((state, key))
+            entry = _Owed(state, key, loss)
+            self._owed.append(entry)
             self.acknowledged.add(key)
+            _count(self.settled, entry, 1)
         self.flush()
 
     def flush(self) -> None:
@@ -73,24 +85,30 @@ class Journal:
             else:
                 self._append(_record(self.settled, self._owed))
             self._owed.clear()
-            self._write_page()
+            self._write_page(self.settled)
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """The segment that held these calls' STARTs is gone."""
         self.acknowledged.difference_update(keys)
         gone = set(keys)
-        self._owed = [entry for entry in self._owed if entry[1] not in gone]
+        self._owed = [entry for entry in self._owed if entry.key not in gone]
 
     def retain(self, keys: Iterable[bytes]) -> None:
         """Of what was acknowledged only these calls can still be met."""
         self.acknowledged.intersection_update(keys)
 
-    def secure(self) -> None:
-        """Before something is deleted that it speaks of: make it survive a power cut.
+    def secure(self, gone: Container[bytes]) -> None:
+        """Before the STARTs of `gone` are deleted: make what is said of them survive a power cut.
 
-        On a full disk only deleting makes room for the journal, so then the page has to do.
+        On a full disk only deleting makes room for the journal, so then the page has to do. Of what
+        is owed it counts these calls only: the others would come, and be counted, again.
         """
-        self._write_page()
+        sure = replace(self.settled)
+        sure.lost = dict(self.settled.lost)
+        for entry in self._owed:
+            if entry.key not in gone:
+                _count(sure, entry, -1)
+        self._write_page(sure)
         with contextlib.suppress(OSError):
             os.fdatasync(self._fd)
 
@@ -112,7 +130,7 @@ class Journal:
             self._rotate_at = 0
         elif os.fstat(self._fd).st_size > self._end:
             os.ftruncate(self._fd, self._end)
-        self._write_page()
+        self._write_page(self.settled)
 
     def _append(self, record: bytes) -> None:
         written = 0
@@ -128,7 +146,8 @@ class Journal:
 
     def _rotate(self) -> None:
         beside = self._path.with_suffix(".new")
-        record = _record(self.settled, [(State.STORED, key) for key in self.acknowledged])
+        known = [_Owed(State.STORED, key, Loss.DISCARDED) for key in self.acknowledged]
+        record = _record(self.settled, known)
         beside.unlink(missing_ok=True)
         fd = _open(beside)
         try:
@@ -143,9 +162,19 @@ class Journal:
         self._fd, self._end = fd, len(record)
         self._rotate_at = max(ROTATE_BYTES_MIN, 2 * self._end)
 
-    def _write_page(self) -> None:
+    def _write_page(self, settled: Settled) -> None:
         with contextlib.suppress(OSError):
-            self._page.write(self.settled.counters())
+            self._page.write(settled.counters())
+
+
+def _count(settled: Settled, entry: _Owed, by: int) -> None:
+    match entry.state:
+        case State.STORED:
+            settled.stored += by
+        case State.QUARANTINED:
+            settled.quarantined += by
+        case State.LOST:
+            settled.lost[entry.loss] += by
 
 
 def last_settled(path: Path) -> Settled:
@@ -196,7 +225,7 @@ def _keys(payload: bytes, start: int) -> Iterator[bytes]:
     return (payload[at + 1 : at + _ENTRY_BYTES] for at in range(start, len(payload), _ENTRY_BYTES))
 
 
-def _record(settled: Settled, entries: Iterable[tuple[State, bytes]]) -> bytes:
+def _record(settled: Settled, entries: Iterable[_Owed]) -> bytes:
     counters = pack(settled.counters())
-    payload = counters + b"".join(bytes((state,)) + key for state, key in entries)
+    payload = counters + b"".join(bytes((entry.state,)) + entry.key for entry in entries)
     return header_bytes(Kind.ACK, _NOBODY, payload, number=len(counters)) + payload

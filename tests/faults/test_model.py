@@ -48,6 +48,7 @@ class Call:
     state: str = "open"  # then ended or crashed, then stored, quarantined or lost
     is_owed: bool = False  # its end was refused: it may have been written since
     is_hurt: bool = False  # a record of it was damaged
+    before: str = ""  # the state in which it was acknowledged
 
     @property
     def is_due(self) -> bool:
@@ -247,18 +248,24 @@ class BadDay(RuleBasedStateMachine):
         chosen = [d for n, d in enumerate(self.in_hand.values()) if n in which]
         self.reader.acknowledge(chosen, state)  # type: ignore[arg-type]  # drawn from its literals
         for delivery in chosen:
-            self.model[delivery.id].state = state
+            call = self.model[delivery.id]
+            call.before, call.state = call.state, state
             del self.in_hand[delivery.id]
 
-    @precondition(lambda self: not self.is_full)  # else what the journal owes dies with the reader
     @rule(is_killed=st.booleans())
     def reader_begins_anew(self, is_killed: bool) -> None:
-        self.reader.read(0, ROOM)  # which writes what the journal owed
-        for follower in self.reader._followers.values():
-            follower.flush()
+        """What the journal owes dies with the reader, and is delivered again."""
+        owed = [
+            UUID(bytes=key)
+            for follower in self.reader._followers.values()
+            for _, key in follower._journal._owed
+            if is_killed or self.is_full
+        ]
         kill(self.reader) if is_killed else self.reader.close()
         self.reader = SpoolReader(self.root)
         self.in_hand = {}
+        for id in owed:
+            self.model[id].state = self.model[id].before
 
     @invariant()
     def all_is_counted(self) -> None:

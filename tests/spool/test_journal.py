@@ -13,6 +13,7 @@ from proxy.spool.reader import SpoolReader
 from proxy.spool.segment import Found, scan
 
 from .samples import ROOM, a_writer, ids, read_all, recorded, segment_files, totals, write_call
+from .test_model import kill
 
 KEYS = [bytes([n]) * 16 for n in range(200)]
 
@@ -20,7 +21,6 @@ KEYS = [bytes([n]) * 16 for n in range(200)]
 def written(path: Path, batches: int) -> bytes:
     journal = Journal(path)
     for n in range(batches):
-        journal.settled.stored += 1
         journal.append(State.STORED, KEYS[n : n + 1])
     journal.close()
     return (path / slot.ACKS).read_bytes()
@@ -56,6 +56,7 @@ def test_damage_inside_costs_one_batch_and_is_written_anew(tmp_path: Path) -> No
         hurt = bytearray(whole)
         hurt[offset] ^= 1
         (tmp_path / slot.ACKS).write_bytes(hurt)
+        (tmp_path / slot.SETTLED).write_bytes(bytes(4096))
         journal = Journal(tmp_path)
         assert journal.acknowledged == {KEYS[0], KEYS[2]}
         assert journal.settled.stored == 3
@@ -161,6 +162,29 @@ def test_a_disk_too_full_for_the_journal_is_emptied_all_the_same(
     assert recorded(tmp_path) == []
     assert (totals(tmp_path).stored, totals(tmp_path).waiting) == (5, 0)
     writer.close()
+
+
+def test_what_a_full_disk_keeps_out_of_the_journal_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):  # in a segment each, the second of which stays
+        writer = a_writer(tmp_path)
+        write_call(writer)
+        writer.close()
+    reader = SpoolReader(tmp_path)
+    batch = reader.read(100, ROOM)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("proxy.spool.journal.Journal._append", full)
+        reader.acknowledge(batch)
+        kill(reader)
+    assert len(segment_files(tmp_path)) == 1
+    assert (totals(tmp_path).stored, totals(tmp_path).waiting) == (1, 1)
+    assert ids(recorded(tmp_path)) == [batch[1].id]
+    assert (totals(tmp_path).stored, totals(tmp_path).waiting) == (2, 0)
 
 
 @pytest.mark.parametrize("step", ["stored", "acknowledged", "deleted", "page"])
