@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from proxy.spool.segment import Found, Header, header_bytes
-from proxy.spool.segment_file import open_regular, walk
+from proxy.spool.segment_file import FILE_BYTES_MAX, open_regular, walk
 
 _NAME = re.compile(r"([0-9a-f]{32})\.call")
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -55,9 +55,14 @@ def carry(
     return offset
 
 
-def carried(slot: Path, key: bytes, offset: int = 0) -> Iterator[Found]:
-    """The sound records of the call's file from `offset` on. Raises OSError."""
+def carried(slot: Path, key: bytes, offset: int = 0, end: int = FILE_BYTES_MAX) -> Iterator[Found]:
+    """The sound records of the call's file from `offset` to `end`. Raises OSError.
+
+    What lies behind `end` was left by a carrying that failed, and lies in the segments too.
+    """
     with open_regular(carried_path(slot, key)) as file:
         for item in walk(file.fileno(), offset):
+            if item.end > end:
+                return
             if isinstance(item, Found) and item.is_good and item.header.key == key:
                 yield item

@@ -312,6 +312,7 @@ class SlotFollower:
     def _load_carried(self, key: bytes) -> None:
         """Take up a call that an earlier reader has carried. Raises OSError: not now."""
         call = Tracked(key, 0, 0)
+        call.has_file = True
         try:
             for item in carried(self._path, key):
                 if item.header.kind == Kind.START:
@@ -344,6 +345,7 @@ class SlotFollower:
             if call.positions and self._number - (call.positions[0] >> 32) >= CARRY_SEGMENTS
         ]
         for call in behind:
+            call.has_file = True
             try:
                 copied = segment_records(self._path, call)
                 call.carry(carry(self._path, call.key, call.carried_bytes, copied))
@@ -363,11 +365,12 @@ class SlotFollower:
         return True
 
     def _release(self, call: Tracked) -> None:
-        if call.carried_bytes:
-            self._journal.secure([call.key])
+        is_start_there = call.first_segment in self._segments
+        if call.has_file:
+            self._journal.secure([] if is_start_there else [call.key])
             if not self._drop_carried(call.key):
                 return
-        if call.first_segment in self._segments:
+        if is_start_there:
             self._segments[call.first_segment].settled.append(call.key)
         else:
             self._journal.forget([call.key])

@@ -99,7 +99,7 @@ def _carried_records(slot: Path, call: Tracked) -> Iterator[tuple[Header, bytes]
     if not call.carried_bytes:
         return
     try:
-        for item in carried(slot, call.key):
+        for item in carried(slot, call.key, end=call.carried_bytes):
             yield item.header, bytes(item.payload)
     except OSError as error:
         _settle_for_none(call, error)

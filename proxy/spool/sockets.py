@@ -89,7 +89,7 @@ def _carried(slot: Path, call: Tracked) -> Iterator[tuple[Header, bytes] | None]
     if call.carried_read >= call.carried_bytes:
         return
     try:
-        for item in carried(slot, call.key, call.carried_read):
+        for item in carried(slot, call.key, call.carried_read, call.carried_bytes):
             call.carried_read = item.end
             yield item.header, bytes(item.payload)
     except OSError:

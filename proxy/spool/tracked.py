@@ -19,6 +19,7 @@ class Tracked:
         "carried_read",
         "delivered_parts",
         "first_segment",
+        "has_file",
         "is_damaged",
         "is_over",
         "is_socket",
@@ -37,7 +38,8 @@ class Tracked:
         self.key = key
         self.sequence = sequence
         self.first_segment = first_segment
-        self.carried_bytes = 0  # of its own file; see `carry`
+        self.has_file = False  # of its own, perhaps: something may have been carried
+        self.carried_bytes = 0  # of that file, what counts; see `carry`
         self.positions = array("Q")  # segment << 32 | offset, in order
         self.pins: set[int] = set()  # segments that are needed until it is settled
         self.next_part = 0

@@ -14,6 +14,7 @@ from proxy.spool.verify import verify
 from proxy.spool.writer import SpoolWriter
 
 from .samples import (
+    ROOM,
     a_start,
     a_writer,
     an_end,
@@ -127,6 +128,43 @@ def test_a_reader_that_dies_while_carrying_loses_nothing(
     assert (totals(tmp_path).waiting, sum(totals(tmp_path).lost.values())) == (0, 0)
     assert list((tmp_path / "0").glob("*.call")) == []
     writer.close()
+
+
+@pytest.mark.parametrize("taken", range(1, 5))
+@pytest.mark.parametrize("is_carried", [False, True])
+def test_what_a_failed_carrying_leaves_is_no_second_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int, is_carried: bool
+) -> None:
+    real = os.pwrite
+    room = ROOM if is_carried else taken
+
+    def small(fd: int, data: bytes, offset: int) -> int:
+        nonlocal room
+        if os.readlink(f"/dev/fd/{fd}").endswith(".call"):
+            if not room:
+                raise OSError(28, "No space left on device")
+            room -= 1
+        return real(fd, data, offset)
+
+    writer, reader = a_writer(tmp_path, segment_bytes=600), SpoolReader(tmp_path)
+    start = a_start()
+    assert writer.start(start)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", small)
+        for n in range(PIECES):
+            if is_carried and n == PIECES // 2:
+                room = taken
+            writer.response(start.id, n, bytes([n]) * 300)
+            read_all(reader)
+        writer.end(start.id, an_end())
+        (delivery,) = read_all(reader)
+    assert delivery.exchange.response_body == whole_answer()
+    assert not delivery.is_damaged
+    assert list((tmp_path / "0").glob("*.call")) == []
+    reader.close()
+    writer.close()
+    assert recorded(tmp_path) == []
+    assert (totals(tmp_path).stored, totals(tmp_path).waiting) == (1, 0)
 
 
 def test_on_a_full_disk_the_segments_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
