@@ -5,6 +5,7 @@
 interrupted goes on where it stopped. Figures whose name ends in `_max` keep the largest value.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -15,16 +16,19 @@ RESULTS = ROOT / "build" / "faults.json"
 IS_FULL = os.environ.get("FAULTS") == "full"
 
 
+@functools.cache
 def commit() -> str:
-    """What is tested; a change that is not committed shows."""
+    """What is tested; a change that is not committed shows, but for the page of figures itself."""
+    head = _git("rev-parse", "--short=12", "HEAD") or "unknown"
+    changed = _git("status", "--porcelain", "--", ":/", ":(exclude,top)docs/faults.md")
+    return f"{head}-dirty" if changed else head
+
+
+def _git(*arguments: str) -> str:
     answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    return answer.stdout.strip() or "unknown"
+    return answer.stdout.strip()
 
 
 def left(suite: str, figure: str, *, short: int, full: int) -> int:

@@ -34,6 +34,8 @@ async def count(dsn: str) -> tuple[int, int]:
 
 
 async def test_a_cut_at_any_message_stores_each_row_once(dsn):
+    if not left(SUITE, "cuts", short=1, full=300):
+        pytest.skip("done on this commit")
     messages = await messages_of_two_writes(dsn)
     assert {"C", "Z", "G"} <= set(messages["server"])  # CommandComplete, ready, COPY begun
     cuts = [
@@ -49,10 +51,12 @@ async def test_a_cut_at_any_message_stores_each_row_once(dsn):
         expected += 2 * ROWS
         assert await count(dsn) == (expected, expected), cut
     assert cut_in_fact >= (300 if IS_FULL else 20)
-    note(SUITE, cuts=cut_in_fact, rows_after_cuts=expected)
+    note(SUITE, cuts=cut_in_fact)
 
 
 async def test_a_stall_at_any_message_is_given_up_and_written_once(dsn, monkeypatch):
+    if not left(SUITE, "stalls", short=1, full=1):
+        pytest.skip("done on this commit")
     messages = await messages_of_two_writes(dsn)
     monkeypatch.setattr(postgres, "WRITE_TIMEOUT_S", 0.3)
     stalls = [Cut(side, n, "stall") for side in messages for n in range(len(messages[side]))]

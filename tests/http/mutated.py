@@ -43,11 +43,13 @@ def strings(seed: int, number: int, tripwire: int) -> Iterator[bytes]:
     target = b"POST %b?%b&key=%b HTTP/1.1\r\n" % (CHAT, CANARY, CANARY)
     fields = b"Host: %b\r\nAuthorization: Bearer %b\r\nContent-Length: 2\r\n" % (where, CANARY)
     requests += [target + fields + b"\r\n{}"] * 100
-    for _ in range(number):
+    sent = 0
+    while sent < number:
         data = rng.choice(requests)
         for _ in range(rng.randint(1, 4)):
             data = _damaged(rng, data, words, requests)
         if not _SECRET_IN_PATH.search(data):
+            sent += 1
             yield data
 
 

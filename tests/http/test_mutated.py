@@ -1,6 +1,7 @@
 """Whatever bytes come to the listener: no crash, no way to another host, no secret told.
 
-`make test` sends a share of the strings, `make faults` all; the seed of a batch is its number.
+`make test` sends a share of the strings, `make faults` all; the seed of a batch is the number
+of its first string.
 """
 
 import asyncio
@@ -8,13 +9,13 @@ import logging
 from collections.abc import Iterable
 
 from tests.fakes import MemorySink, Upstream, answering, connect, post, whole
-from tests.faults.scale import left, note
+from tests.faults.scale import IS_FULL, left, note
 from tests.http.mutated import PIECE, strings
 from tests.http.observe import Provider
 from tests.wire.gateways import CHAT, config_of, running
 
 SUITE = "http"
-BATCH = 2500
+SHORT, FULL, BATCH = 5_000, 100_000, 2500
 AT_ONCE = 24
 QUIET_S = 0.02  # how long an agent waits for a first byte before it says that nothing more comes
 
@@ -66,10 +67,11 @@ async def send_all(port: int, waiting: Iterable[bytes]) -> None:
 
 async def test_no_bytes_crash_the_gateway_mislead_it_or_make_it_talk(caplog):
     caplog.set_level(logging.DEBUG)
-    number = left(SUITE, "mutated", short=5_000, full=100_000)
-    for batch in range(-(-number // BATCH)):
-        await one_batch(batch, min(BATCH, number - batch * BATCH), caplog)
-        note(SUITE, mutated=min(BATCH, number - batch * BATCH))
+    number = left(SUITE, "mutated", short=SHORT, full=FULL)
+    first = (FULL if IS_FULL else SHORT) - number
+    for seed in range(first, first + number, BATCH):
+        await one_batch(seed, BATCH, caplog)
+        note(SUITE, mutated=BATCH)
 
 
 async def one_batch(seed, number, caplog):
