@@ -22,6 +22,7 @@ from proxy.crash import on_loop_error
 from proxy.enrich.canonical import Digests
 from proxy.errors import SpoolUnusable
 from proxy.linker import Linker
+from proxy.live import Live
 from proxy.log import configure, event, leave
 from proxy.metrics import GatewayMetrics, LinkerMetrics, RecorderMetrics, TracingMetrics
 from proxy.otel.installed import check_installed
@@ -258,7 +259,13 @@ async def _admin(config: Config, sock: socket.socket, lifeline: int | None) -> N
         spool_sums=lambda: summed(read_totals(config.spool_dir)),
         store_answers=lambda: is_ready(config),
         gateway_answers=lambda: gateway_answers(config.gateway.listen),
-        pages=Pages(viewer, base_urls(config), lambda: summed(read_totals(config.spool_dir))),
+        pages=Pages(
+            viewer,
+            Live(dsn_of(config)),
+            base_urls(config),
+            lambda: summed(read_totals(config.spool_dir)),
+            lambda: gateway_answers(config.gateway.listen),
+        ),
         fleet=fleet.read if fleet else None,
     )
     await admin.start(sock)

@@ -1,37 +1,54 @@
 """Pages: the web page, where what the store reads meets how views show it.
 
 Each view is one snapshot of the database and one template. While the database is away every view
-says so and comes back by itself.
+says so and comes back by itself; health shows what the spool knows.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from proxy.errors import RowRejected, StoreMisconfigured, StoreUnavailable
+from proxy.live import Live
 from proxy.log import event
 from proxy.since import instant_of
+from proxy.store import examine
+from proxy.store.beside import KEPT
 from proxy.store.postgres import Row
 from proxy.store.viewer import Reading, Viewer
 from proxy.views.web.address import BadAddress, Cursor, Filters, filters_of
 from proxy.views.web.call import call_context
-from proxy.views.web.html import render
+from proxy.views.web.health import Sums, checks, spool_context
+from proxy.views.web.html import count_of, money, render
+from proxy.views.web.overview import interval_of, overview_context
 from proxy.views.web.text import CHARS_MAX
 from proxy.views.web.trajectory import trajectory
 
-LISTED = 50  # conversations on a page
+LISTED = 50  # conversations, or live rows, on a page
+LIVE_SINCE = timedelta(days=7)  # what is shown of the past before anything comes
 CALLS_SHOWN = 100  # of a conversation on a page
 MESSAGES_SHOWN = 40  # new ones of one call
 SYSTEM_CHARS = 40_000
 CHOICES_MAX, CHOICES_CALLS = 200, 2000
+EARLY_SHOWN = 8
+TOOL_TURNS_MAX = 5000  # results of tools are large: only those of the latest turns are counted
+COUNTED_MAX = 100_000  # rows; of more the number is estimated
+CHECKED = timedelta(hours=24)
+LAG_MAX_MS = 120_000  # a call that waits longer has no recorder, or no database
 RETRY_S = 5  # how soon a page without a database asks again
 
-VIEWS = (("conversations", "/conversations", "Conversations"),)
+VIEWS = (
+    ("live", "/", "Live"),
+    ("conversations", "/conversations", "Conversations"),
+    ("overview", "/overview", "Overview"),
+    ("health", "/health", "Health"),
+)
 SPANS = (
     ("1h", "last hour"),
     ("6h", "last 6 hours"),
@@ -40,17 +57,14 @@ SPANS = (
     ("4w", "last 4 weeks"),
     ("52w", "last year"),
 )
+OUTCOMES = (
+    *("complete", "client_disconnected", "upstream_error", "upstream_reset", "upstream_timeout"),
+    *("upstream_unreachable", "stream_error", "proxy_crashed"),
+)
 ENDINGS = (
     *("completed", "user_aborted", "abandoned", "tool_failure", "upstream_error", "max_tokens"),
     *("round_cap", "silent_rounds", "empty_no_tools", "refused"),
 )
-
-
-class Waiting(Protocol):
-    """What of the spool a page without a database tells (`spool.totals.Totals`)."""
-
-    @property
-    def waiting(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +79,25 @@ class Pages:
     """All views of one machine."""
 
     def __init__(
-        self, viewer: Viewer, base_urls: Mapping[str, str], spool_sums: Callable[[], Waiting]
+        self,
+        viewer: Viewer,
+        live: Live,
+        base_urls: Mapping[str, str],
+        spool_sums: Callable[[], Sums],
+        gateway_answers: Callable[[], Awaitable[bool]],
     ) -> None:
         self._viewer = viewer
+        self._live = live
         self._base_urls = base_urls
         self._spool_sums = spool_sums
+        self._gateway_answers = gateway_answers
         self._makers = {
+            "live": self._live_page,
             "conversations": self._conversations,
             "conversation": self._conversation,
             "call": self._call,
+            "overview": self._overview,
+            "health": self._health,
         }
 
     async def page(self, view: str, query: Mapping[str, str], common: Mapping[str, Any]) -> Page:
@@ -100,6 +124,52 @@ class Pages:
     def login(self, common: Mapping[str, Any], **context: Any) -> str:
         """The form for the token."""
         return render("login", **common, **context)
+
+    def events(self, query: Mapping[str, str]) -> AsyncIterator[tuple[str, str]]:
+        """What a live page is told, as names of events and their data. Raises BadAddress.
+
+        `reset` is the whole list, `rows` is what came, the newest first, `skipped` how many more
+        there were; `away` while the database does not answer.
+        """
+        return self._events(filters_of(query))
+
+    async def _events(self, filters: Filters) -> AsyncIterator[tuple[str, str]]:
+        with self._live.subscribed(filters.matches) as page:
+            while True:
+                try:
+                    async with self._viewer.reading() as reading:
+                        rows = await _latest(reading, filters)
+                    yield "reset", render("rows", rows=rows)
+                    while True:
+                        rows, skipped = await page.batch(RETRY_S)
+                        if rows:
+                            yield "rows", render("rows", rows=rows[::-1])
+                        else:
+                            await self._is_there()
+                        if skipped:
+                            yield "skipped", str(skipped)
+                except (StoreUnavailable, StoreMisconfigured):
+                    yield "away", ""
+                    await asyncio.sleep(RETRY_S)
+
+    async def _is_there(self) -> None:
+        async with self._viewer.reading():
+            pass
+
+    async def _live_page(self, query: Mapping[str, str], shared: dict[str, Any]) -> Page:
+        filters = filters_of(query)
+        async with self._viewer.reading() as reading:
+            rows = await _latest(reading, filters)
+            choices = await _choices(reading)
+            has_rows = bool(rows) or bool(await reading.rows("any"))
+        context = {
+            "rows": rows,
+            "filters": filters,
+            "endings": (*OUTCOMES, *ENDINGS),
+            "choices": choices,
+            "has_rows": has_rows,
+        }
+        return Page(render("live", **shared, **context))
 
     async def _conversations(self, query: Mapping[str, str], shared: dict[str, Any]) -> Page:
         filters = filters_of(query)
@@ -135,6 +205,7 @@ class Pages:
         if session is None:
             raise BadAddress("session: is missing; choose a conversation from the list")
         async with self._viewer.reading() as reading:
+            filters = await _placed(reading, filters)
             calls = await reading.rows(
                 "trajectory", session, project, *_after(filters), CALLS_SHOWN + 1, CHARS_MAX
             )
@@ -181,6 +252,59 @@ class Pages:
             lines = ("No row has this id; it may not be stored yet, or was deleted.",)
             return _notice(shared, 404, "No such call", lines, view="", back=("/", "Live calls"))
         return Page(render("call", **shared, **call_context(rows[0])))
+
+    async def _overview(self, query: Mapping[str, str], shared: dict[str, Any]) -> Page:
+        filters = filters_of(query)
+        since, now = _since(filters, "24h"), datetime.now(UTC)
+        interval = interval_of(now - since)
+        which = (filters.project, filters.model, since)
+        seconds = round(interval.total_seconds())
+        async with self._viewer.reading() as reading:
+            numbers = overview_context(
+                models=await reading.rows("overview_models", *which),
+                times=await reading.rows("overview_time", *which, seconds, filters.by or "model"),
+                endings=await reading.rows("overview_endings", *which),
+                early=await reading.rows("overview_early", *which, EARLY_SHOWN),
+                tools=await reading.rows("overview_tools", *which, TOOL_TURNS_MAX),
+                since=since,
+                until=now,
+                interval=interval,
+            )
+            choices = await _choices(reading)
+            has_rows = bool(await reading.rows("any"))
+        context = {
+            "filters": filters,
+            "span": filters.since or "24h",
+            "spans": _spans(filters),
+            "choices": choices,
+            "has_rows": has_rows,
+            "since": since,
+            "until": now,
+            "tool_turns": TOOL_TURNS_MAX,
+            "count_of": count_of,
+            "money_of": money,
+        }
+        return Page(render("overview", **shared, **numbers, **context))
+
+    async def _health(self, query: Mapping[str, str], shared: dict[str, Any]) -> Page:
+        """Shown without a database too: then most of all."""
+        now = datetime.now(UTC)
+        spool = spool_context(self._spool_sums(), now)
+        gateway = await self._gateway_answers()
+        context: dict[str, Any] = {"database": None, "set_aside": [], "checks": [], "calls": 0}
+        reason = ""
+        try:
+            async with self._viewer.reading() as reading:
+                context["database"] = (await reading.rows("health", COUNTED_MAX))[0]
+                context["set_aside"] = await reading.rows("set_aside", KEPT)
+                counts = (await reading.fetch(examine.COUNTS, now - CHECKED))[0]
+            context |= {"checks": checks(examine.OF_CALLS, counts), "calls": counts["calls"]}
+        except (StoreUnavailable, StoreMisconfigured) as error:
+            reason = str(error)
+            shared = shared | {"refresh_s": RETRY_S}
+        lag_ms = spool["lag_ms"] or 0
+        context["is_well"] = gateway and not reason and spool["is_whole"] and lag_ms < LAG_MAX_MS
+        return Page(render("health", **shared, **spool, **context, gateway=gateway, reason=reason))
 
     def _away(self, shared: dict[str, Any], view: str, reason: str) -> Page:
         waiting = self._spool_sums().waiting
@@ -241,7 +365,26 @@ def _page_of(rows: list[Row], limit: int, filters: Filters) -> tuple[list[Row], 
     if len(rows) <= limit:
         return rows, None
     last = rows[limit - 1]
-    return rows[:limit], filters.query(after=Cursor(last["created_at"], last["id"]))
+    return rows[:limit], filters.query(at=None, after=Cursor(last["created_at"], last["id"]))
+
+
+async def _latest(reading: Reading, filters: Filters) -> list[Row]:
+    types = {"calls": "llm_call", "turns": "turn_summary", None: None}
+    return await reading.rows(
+        "live",
+        *(filters.project, filters.session, filters.model, filters.outcome, filters.errors),
+        *(types[filters.kind], datetime.now(UTC) - LIVE_SINCE, LISTED),
+    )
+
+
+async def _placed(reading: Reading, filters: Filters) -> Filters:
+    """The page of a conversation that holds the call which is asked for."""
+    if filters.at is None or filters.after is not None:
+        return filters
+    found = await reading.rows(
+        "place_of_call", filters.session, filters.project, filters.at, CALLS_SHOWN
+    )
+    return replace(filters, after=Cursor(found[0]["created_at"], found[0]["id"]) if found else None)
 
 
 async def _add_found(reading: Reading, rows: list[Row]) -> None:

@@ -69,6 +69,7 @@ class AdminServer:
         app.router.add_get("/metrics", self._metrics)
         self._page.add_routes(app.router)
         app.on_response_prepare.append(_seal)
+        app.on_shutdown.append(self._page.close)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()

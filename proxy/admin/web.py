@@ -9,14 +9,16 @@ POST /login /logout   the cookie; a page of another origin cannot ask for either
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp_sse import sse_response
 
 from proxy.admin.token import COOKIE, GOOD_FOR_S, is_ticket, is_token, ticket
 
@@ -28,6 +30,7 @@ STATIC = "/static/"
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _FOREIGN = ("cross-site", "same-site")
 _TOKEN_BYTES_MAX = 8192
+STREAMS_MAX = 100  # live pages that are open at a time
 
 
 class Page(Protocol):
@@ -45,6 +48,7 @@ class Pages(Protocol):
     async def page(
         self, view: str, query: Mapping[str, str], common: Mapping[str, Any]
     ) -> Page: ...
+    def events(self, query: Mapping[str, str]) -> AsyncIterator[tuple[str, str]]: ...
     def missing(self, common: Mapping[str, Any]) -> Page: ...
     def login(self, common: Mapping[str, Any], **context: Any) -> str: ...
 
@@ -55,15 +59,19 @@ class WebPage:
     def __init__(self, pages: Pages, token: str | None) -> None:
         self._pages = pages
         self._token = token
+        self._streams: set[asyncio.Task[Any]] = set()
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         for path, view in (
-            ("/", "conversations"),
+            ("/", "live"),
             ("/conversations", "conversations"),
             ("/conversation", "conversation"),
             ("/call/{id}", "call"),
+            ("/overview", "overview"),
+            ("/health", "health"),
         ):
             router.add_get(path, self._view(view))
+        router.add_get("/live/events", self._events)
         router.add_get(STATIC + "{name}", self._static)
         router.add_post("/login", self._login)
         router.add_post("/logout", self._logout)
@@ -101,6 +109,31 @@ class WebPage:
 
     def _common(self, request: web.Request) -> dict[str, Any]:
         return {"assets": _addresses(), "can_leave": self.has_ticket(request)}
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        try:
+            events = self._pages.events(request.query)
+        except ValueError as error:
+            raise web.HTTPBadRequest(reason=str(error)) from None
+        if len(self._streams) >= STREAMS_MAX:
+            raise web.HTTPServiceUnavailable(reason="too many live pages are open; close some")
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        try:
+            async with sse_response(request) as response:
+                async for name, data in events:
+                    await response.send(data, event=name)
+        except (ConnectionResetError, TimeoutError):  # the page was closed, or stands still
+            pass
+        finally:
+            self._streams.discard(task)
+        return response
+
+    async def close(self, app: web.Application) -> None:
+        """End the live pages' streams, which would go on for ever."""
+        for task in self._streams:
+            task.cancel()
 
     async def _static(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

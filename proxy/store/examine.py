@@ -28,6 +28,7 @@ class Question:
     meaning: str
     remedy: str
     query: str
+    condition: str | None = None  # of the rows of calls that it is about
 
 
 def _of_calls(where: str, *, more: str = "") -> str:
@@ -55,6 +56,7 @@ QUESTIONS = (
         "status 200, and neither text nor a tool call was found in the answer",
         'look at one: agent-telemetry replay, or decode with capture.raw = "all"',
         _of_calls(_EMPTY),
+        _EMPTY,
     ),
     Question(
         "decoder problems",
@@ -64,30 +66,35 @@ QUESTIONS = (
             (array_agg(id ORDER BY created_at DESC))[1] AS latest
         FROM (SELECT id, created_at, {_WHO}{_PROBLEM} {_CALLS} AND capture ? 'problems') AS found
         WHERE problem NOT LIKE 'redaction failed%' GROUP BY 2, 3, 4, 5 {_LISTED}""",  # noqa: S608 - our own words
+        "capture ? 'problems' AND capture ->> 'problems' NOT LIKE '%redaction failed%'",
     ),
     Question(
         "redaction failures",
         "redaction failed, and only metadata was kept",
         "check redaction.rules; the problem is named in the row's capture.problems",
         _of_calls("capture ->> 'problems' LIKE '%redaction failed%'"),
+        "capture ->> 'problems' LIKE '%redaction failed%'",
     ),
     Question(
         "cut bodies",
         "bodies longer than is kept",
         "raise capture.max_body_bytes",
         _of_calls("capture ? 'truncated'"),
+        "capture ? 'truncated'",
     ),
     Question(
         "refused rows",
         "the database refused the row; a stub stands in its place",
         "correct what refuses them, then: agent-telemetry spool quarantine --resubmit",
         _of_calls("capture ? 'rejected'"),
+        "capture ? 'rejected'",
     ),
     Question(
         "crashed gateways",
         "the gateway died during the call",
         "look at its log and at the memory of the machine",
         _of_calls("outcome = 'proxy_crashed'"),
+        "outcome = 'proxy_crashed'",
     ),
     Question(
         "exchanges set aside",
@@ -106,6 +113,13 @@ QUESTIONS = (
         HAVING count(*) > 0""",  # noqa: S608 - our own words
     ),
 )
+
+OF_CALLS = tuple(question for question in QUESTIONS if question.condition is not None)
+_COUNTED = ", ".join(
+    f"count(*) FILTER (WHERE {q.condition}) AS n{n}" for n, q in enumerate(OF_CALLS)
+)
+COUNTS = f"SELECT count(*) AS calls, {_COUNTED} {_CALLS}"
+"""How many calls since $1, and for each of `OF_CALLS` in turn how many it is about: n0, n1 …"""
 
 INDEXES = (
     *("idx_agent_telemetry_project", "idx_agent_telemetry_created_at"),

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
+from uuid import UUID
 
 from proxy.errors import RowRejected
-from proxy.store.postgres import Connection, Row, connect, translated
+from proxy.store.postgres import Connection, Listener, Row, Store, connect, translated
 
 CONNECTIONS_MAX = 4
 STATEMENT_TIMEOUT_S = 15.0
@@ -60,6 +61,30 @@ class Viewer:
         return connection
 
 
+class Arrivals:
+    """Calls and turns as they are committed, in the columns of `queries/live.sql`."""
+
+    def __init__(self, dsn: str) -> None:
+        self._store = Store(dsn)
+
+    def listen(self) -> contextlib.AbstractAsyncContextManager[Listener]:
+        return self._store.listen()
+
+    async def recent_ids(self, window_s: float) -> set[UUID]:
+        return await self._store.recent_ids(window_s)
+
+    async def latest(self, limit: int) -> list[Row]:
+        if limit:
+            raise ValueError("what came before is read by the page itself")
+        return []
+
+    async def rows(self, ids: Sequence[UUID]) -> list[Row]:
+        return await self._store.fetch(query("live_rows"), list(ids))
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
 class Reading:
     """What may be read inside one transaction."""
 
@@ -71,9 +96,13 @@ class Reading:
 
         Raises RowRejected where a value is none that PostgreSQL takes.
         """
+        return await self.fetch(query(name), *values)
+
+    async def fetch(self, text: str, *values: Any) -> list[Row]:
+        """The rows of a query by its text, as above."""
         with translated():
             try:
-                found = await self._connection.fetch(query(name), *values)
+                found = await self._connection.fetch(text, *values)
             except (ValueError, OverflowError):  # the driver's own refusal
                 raise RowRejected("22000") from None
         return [dict(row) for row in found]

@@ -10,10 +10,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.admin.server import AdminServer
 from proxy.config import load
+from proxy.live import Live
 from proxy.pages import Pages
 from proxy.spool.totals import Totals
 from proxy.store.viewer import Viewer
 
+AWAY = "postgresql://nobody@127.0.0.1:1/none"
+URLS = {"anthropic": "http://127.0.0.1:8080/anthropic"}
 SUMS = Totals(captured=10, stored=6, quarantined=1, lost={"disk_full": 2})
 TOKEN = {"AGENT_TELEMETRY__ADMIN__TOKEN": "open-sesame-0123"}
 
@@ -34,7 +37,7 @@ async def admin(tmp_path: Path, *, gateway=True, store=True, **environ: str):
         spool_sums=lambda: SUMS,
         gateway_answers=gateway_answers,
         store_answers=store_answers,
-        pages=Pages(Viewer("postgresql://nobody@127.0.0.1:1/none"), {}, lambda: SUMS),
+        pages=Pages(Viewer(AWAY), Live(AWAY), URLS, lambda: SUMS, gateway_answers),
     )
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))

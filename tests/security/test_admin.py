@@ -8,6 +8,7 @@ import pytest
 
 from proxy.admin.server import AdminServer
 from proxy.config import load
+from proxy.live import Live
 from proxy.pages import Pages
 from proxy.spool.totals import Totals
 from proxy.store.viewer import Viewer
@@ -54,7 +55,7 @@ async def admin(tmp_path, spool_sums=Totals, **settings):
         spool_sums=spool_sums,
         store_answers=yes,
         gateway_answers=yes,
-        pages=Pages(Viewer(AWAY), {}, spool_sums),
+        pages=Pages(Viewer(AWAY), Live(AWAY), {}, spool_sums, yes),
     )
     await server.start(sock)
     try:
@@ -70,10 +71,12 @@ def routes_of(server):
 
 
 async def ask(address, method, path, *lines):
+    """The answer; of a stream that does not end by itself, its head."""
     raw = "\r\n".join((f"{method} {path} HTTP/1.1", *lines, "Connection: close", "", ""))
     async with connect(address) as agent:
         await agent.send(raw.encode("latin-1"))
-        return await agent.rest()
+        is_stream = path == "/live/events"
+        return await (agent.reader.readuntil(b"\r\n\r\n") if is_stream else agent.rest())
 
 
 def status_of(answer):

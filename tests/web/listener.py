@@ -10,6 +10,7 @@ from pathlib import Path
 from proxy.addresses import base_urls
 from proxy.admin.server import AdminServer
 from proxy.config import load
+from proxy.live import Live
 from proxy.pages import Pages
 from proxy.spool.totals import Totals
 from proxy.store.viewer import Viewer
@@ -29,7 +30,7 @@ async def listening(tmp_path: Path, dsn: str, **settings: str) -> AsyncIterator[
         return True
 
     viewer = Viewer(dsn)
-    pages = Pages(viewer, base_urls(config), lambda: SUMS)
+    pages = Pages(viewer, Live(dsn), base_urls(config), lambda: SUMS, yes)
     sock = socket.create_server(("127.0.0.1", 0))
     server = AdminServer(
         config, spool_sums=lambda: SUMS, store_answers=yes, gateway_answers=yes, pages=pages

@@ -16,7 +16,7 @@ from tests.web.laboratory import fill
 from tests.web.listener import listening
 
 NOW = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=30)
-VIEWS = ("/conversations",)
+VIEWS = ("/", "/conversations", "/overview")
 
 
 async def get(address, path, status=200):

@@ -10,7 +10,8 @@
     for (const time of root.querySelectorAll("time[datetime]")) {
       const at = new Date(time.dateTime);
       if (Number.isNaN(at.getTime())) continue;
-      time.textContent = at.toDateString() === now ? clock(at) : `${date(at)} ${clock(at)}`;
+      const hours = "short" in time.dataset ? clock(at).slice(0, 5) : clock(at);
+      time.textContent = at.toDateString() === now ? hours : `${date(at)} ${hours}`;
       time.title = time.dateTime;
     }
   }

@@ -50,6 +50,7 @@ class Filters:
     since: str | None = None
     by: str | None = None
     after: Cursor | None = None
+    at: UUID | None = None  # a call that the page shall hold
 
     def __post_init__(self) -> None:
         if self.kind is not None and self.kind not in KINDS:
@@ -60,7 +61,7 @@ class Filters:
     @property
     def is_narrowed(self) -> bool:
         """Whether anything but the time and the place in the list is asked for."""
-        rest = replace(self, since=None, after=None, by=None)
+        rest = replace(self, since=None, after=None, by=None, at=None)
         return any(getattr(rest, field.name) for field in fields(rest))
 
     @property
@@ -102,6 +103,11 @@ def filters_of(query: Mapping[str, str]) -> Filters:
         values["errors"] = values["errors"] not in ("0", "false")
     if "after" in values:
         values["after"] = _cursor_of(values["after"])
+    if "at" in values:
+        try:
+            values["at"] = UUID(values["at"])
+        except ValueError:
+            raise BadAddress("at: write the id of a call, a UUID") from None
     return Filters(**values)
 
 

@@ -33,12 +33,13 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "duration": lambda ms: duration(None if ms is None else int(ms)),
-        "count": lambda number: count(None if number is None else int(number)),
+        "count": count_of,
+        "bytes": size,
         "number": lambda number: "–" if number is None else f"{number:,}".replace(",", "\u202f"),
         "money": money,
         "share": share,
         "time": _time,
-        "day": _day,
+        "minute": _minute,
         "line": lambda text, limit=160: "" if text is None else one_line(str(text), limit),
         "tone": tone,
         "query": lambda values: query_string(values),
@@ -53,6 +54,21 @@ def tone(end: Any) -> str:
     if not text:
         return "open"
     return "good" if text in _GOOD else "soft" if text.startswith(_SOFT) else "bad"
+
+
+def count_of(number: Any) -> str:
+    """`950`, `1.2k`, `210k`, `3.4M`."""
+    return count(None if number is None else int(number))
+
+
+def size(number: int) -> str:
+    """Bytes as `12 MB`."""
+    value = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f}\u2009{unit}"
+        value /= 1000
+    return f"{value:.1f}\u2009TB"
 
 
 def money(amount: Any) -> str:
@@ -79,5 +95,9 @@ def _time(instant: datetime | None) -> str | Markup:
     )
 
 
-def _day(instant: datetime | None) -> str:
-    return "–" if instant is None else instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+def _minute(instant: datetime) -> Markup:
+    """An instant on an axis, without seconds."""
+    at = instant.astimezone(UTC)
+    return Markup('<time datetime="{}" data-short>{}</time>').format(
+        at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%m-%d %H:%M")
+    )

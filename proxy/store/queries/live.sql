@@ -1,0 +1,22 @@
+-- The latest calls and turns in a few columns, the newest first.
+-- $1 project, $2 session, $3 model, $4 outcome or ending, $5 only what went wrong,
+-- $6 record_type, $7 since, $8 how many
+SELECT id, created_at, record_type, project_id, session_id, turn_id, round, model_used, provider,
+    client, status, outcome, stop_reason, rounds, tool_call_count, prompt_tokens,
+    completion_tokens, cached_tokens, cost_usd, duration_ms, ttft_ms,
+    left(user_message, 400) AS user_message, left(response_text, 400) AS response_text,
+    left(error, 400) AS error, capture #>> '{link,kind}' AS kind,
+    capture #>> '{evidence,-1}' AS last_call,
+    CASE WHEN record_type = 'llm_call'
+        THEN jsonb_path_query_array(tool_calls, 'lax $[0 to 7].name') END AS tools
+FROM agent_telemetry
+WHERE created_at >= $7
+    AND ($1::text IS NULL OR project_id = $1)
+    AND ($2::text IS NULL OR session_id = $2)
+    AND ($3::text IS NULL OR model_used = $3)
+    AND ($4::text IS NULL OR stop_reason = $4 OR outcome = $4)
+    AND (NOT $5::boolean OR (
+        record_type = 'llm_call' AND outcome IS DISTINCT FROM 'complete'
+        OR record_type = 'turn_summary' AND stop_reason IS DISTINCT FROM 'completed'))
+    AND ($6::text IS NULL OR record_type = $6)
+ORDER BY created_at DESC, id DESC LIMIT $8

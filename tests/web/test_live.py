@@ -1,0 +1,206 @@
+"""Live pages: what is committed arrives, filtered, over one following of the database."""
+
+import asyncio
+import contextlib
+import html
+import re
+
+import aiohttp
+import asyncpg
+import pytest
+
+from proxy.live import WAITING_MAX, Live, Subscription
+from proxy.store.postgres import Store
+from tests.store.rows import record
+from tests.web.listener import listening
+from tests.web.test_pages import NOW, get
+
+PATIENCE_S = 20
+
+
+@contextlib.asynccontextmanager
+async def events(address, query=""):
+    """A function that gives the next event as (name, data)."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_read=PATIENCE_S)
+    async with (
+        aiohttp.ClientSession(timeout=timeout, read_bufsize=2**22) as session,
+        session.get(f"{address}/live/events{query}") as answer,
+    ):
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+        async def following():
+            name, data = "", []
+            async for line in answer.content:
+                field, _, value = line.decode().rstrip("\r\n").partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data":
+                    data.append(value)
+                elif not field and name:
+                    return name, html.unescape("\n".join(data))
+            raise AssertionError("the stream has ended")
+
+        yield following
+
+
+async def until(following, wanted):
+    """The next event of that name."""
+    while True:
+        name, data = await following()
+        if name == wanted:
+            return data
+
+
+def shown(data):
+    return re.findall(r'id="row-([0-9a-f-]+)"', data)
+
+
+async def test_a_row_arrives_once_it_is_committed(tmp_path, dsn):
+    store = Store(dsn)
+    before, after = record(response_text="before"), record(response_text="after")
+    await store.write([before])
+    async with listening(tmp_path, dsn) as address, events(address) as following:
+        assert (await following())[0] == "reset"
+        await store.write([after])
+        data = await until(following, "rows")
+        assert shown(data) == [str(after.id)]
+        assert "after" in data
+    await store.close()
+
+
+async def test_a_page_hears_only_of_what_it_asked_for(tmp_path, dsn):
+    store = Store(dsn)
+    wanted = record(project_id="shop", outcome="upstream_error", error="it broke")
+    others = [
+        record(project_id="shop"),
+        record(project_id="other", outcome="upstream_error"),
+        record(record_type="turn_summary", project_id="shop", stop_reason="completed"),
+    ]
+    async with (
+        listening(tmp_path, dsn) as address,
+        events(address, "?project=shop&errors=1") as following,
+    ):
+        await until(following, "reset")
+        await store.write([*others, wanted])
+        assert shown(await until(following, "rows")) == [str(wanted.id)]
+
+    await store.close()
+
+
+async def test_the_filter_means_the_same_on_the_page_and_in_the_stream(tmp_path, dsn):
+    """Invariant: `Filters.matches` selects what `live.sql` selects."""
+    store = Store(dsn)
+    rows = [
+        record(created_at=NOW, project_id=project, model_used=model, **end)
+        for project in ("a", None)
+        for model in ("m", "n")
+        for end in (
+            {"outcome": "complete"},
+            {"outcome": None},
+            {"outcome": "stream_error"},
+            {"record_type": "turn_summary", "outcome": None, "stop_reason": "completed"},
+            {"record_type": "turn_summary", "outcome": None, "stop_reason": "abandoned"},
+        )
+    ]
+    queries = (
+        *("?project=a", "?model=n", "?errors=1", "?kind=turns", "?kind=calls&errors=1"),
+        *("?outcome=complete", "?outcome=abandoned", "?outcome=stream_error&project=a"),
+        "?session=none",
+    )
+    async with listening(tmp_path, dsn) as address, contextlib.AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(events(address, query)) for query in queries]
+        for following in streams:
+            await until(following, "reset")
+        await store.write(rows)
+        for query, following in zip(queries, streams, strict=True):
+            page = shown(await get(address, f"/{query}"))
+            came = [] if query == "?session=none" else shown(await until(following, "rows"))
+            assert sorted(came) == sorted(page), query
+    await store.close()
+
+
+async def test_a_page_is_told_of_an_outage_and_gets_everything_afterwards(tmp_path, dsn, postgres):
+    store, name = Store(dsn), re.search(r"@/(\w+)\?", dsn)[1]
+    admin = await asyncpg.connect(postgres)
+    async with listening(tmp_path, dsn) as address, events(address) as following:
+        await until(following, "reset")
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
+        )
+        await until(following, "away")
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        row = record(created_at=NOW)
+        await store.write([row])
+        while str(row.id) not in shown((await following())[1]):
+            pass
+        later = record(created_at=NOW)
+        await store.write([later])
+        while str(later.id) not in shown((await following())[1]):
+            pass
+    await store.close()
+    await admin.close()
+
+
+async def test_the_database_is_followed_once_and_only_while_a_page_is_open(tmp_path, dsn):
+    connection = await asyncpg.connect(dsn)
+
+    async def listeners():
+        return await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE query ILIKE 'listen%' AND "
+            "datname = current_database()"
+        )
+
+    async def until_listeners(number):
+        async with asyncio.timeout(PATIENCE_S):
+            while await listeners() != number:
+                await asyncio.sleep(0.05)
+
+    async with listening(tmp_path, dsn) as address:
+        async with events(address) as one, events(address) as other:
+            await until(one, "reset")
+            await until(other, "reset")
+            await until_listeners(1)
+        # A stream that is closed is noticed when something is sent, here a row.
+        store = Store(dsn)
+        await store.write([record()])
+        await store.close()
+        await until_listeners(0)
+    await connection.close()
+
+
+async def test_a_listener_that_stops_ends_its_streams(tmp_path, dsn):
+    async with asyncio.timeout(PATIENCE_S):
+        async with listening(tmp_path, dsn) as address:
+            stream = events(address)
+            following = await stream.__aenter__()
+            await until(following, "reset")
+    with pytest.raises((AssertionError, aiohttp.ClientError)):
+        await following()
+    await stream.__aexit__(None, None, None)
+
+
+async def test_a_bad_filter_is_refused(tmp_path, dsn):
+    async with (
+        listening(tmp_path, dsn) as address,
+        aiohttp.ClientSession() as session,
+        session.get(f"{address}/live/events?kind=x") as answer,
+    ):
+        assert answer.status == 400
+        assert "kind" in await answer.text()
+
+
+async def test_a_page_that_does_not_keep_up_is_told_how_much_it_missed():
+    page = Subscription(lambda row: True)
+    for number in range(WAITING_MAX + 7):
+        page.offer({"id": number})
+    rows, skipped = await page.batch(1)
+    assert (rows[0]["id"], len(rows), skipped) == (7, WAITING_MAX, 7)
+    assert await page.batch(0.01) == ([], 0)
+
+
+async def test_nobody_is_followed_where_no_database_is():
+    live = Live("postgresql://nobody@127.0.0.1:1/none")
+    with live.subscribed(lambda row: True) as page:
+        assert await page.batch(0.1) == ([], 0)
