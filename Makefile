@@ -6,7 +6,7 @@ WORKERS ?= auto
 LOCK    = --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
           --custom-compile-command 'make lock'
 
-.PHONY: run test fuzz faults soak check coverage bench bench-peers docs audit lock clean
+.PHONY: run test fuzz faults fleet soak check coverage bench bench-peers docs audit lock clean
 
 run: $(VENV)/.installed
 	@$(BIN)/agent-telemetry serve $(ARGS)
@@ -21,6 +21,11 @@ fuzz: $(VENV)/.installed-test
 # Every fault suite in full, about an hour; goes on where it stopped, and writes docs/faults.md.
 faults: $(VENV)/.installed-test
 	$(BIN)/python -m tests.faults
+
+# Six sidecars, three recorders and three servers of NATS: kills in turn, an outage, turns, costs.
+fleet: $(VENV)/.installed-test
+	FAULTS=full $(BIN)/python -m pytest -q tests/faults/test_fleet.py tests/fleet/test_fleet.py $(ARGS)
+	$(BIN)/python -m bench.fleet
 
 # Calls with a random fault each minute, then the ledger against the table: make soak MINUTES=60
 MINUTES ?= 10

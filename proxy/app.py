@@ -265,6 +265,7 @@ async def _admin(config: Config, sock: socket.socket, lifeline: int | None) -> N
             base_urls(config),
             lambda: summed(read_totals(config.spool_dir)),
             lambda: gateway_answers(config.gateway.listen),
+            fleet.read if fleet else None,
         ),
         fleet=fleet.read if fleet else None,
     )

@@ -24,7 +24,7 @@ from proxy.store.postgres import Row
 from proxy.store.viewer import Reading, Viewer
 from proxy.views.web.address import BadAddress, Cursor, Filters, filters_of
 from proxy.views.web.call import call_context
-from proxy.views.web.health import Sums, checks, spool_context
+from proxy.views.web.health import Fleet, Sums, checks, fleet_context, spool_context
 from proxy.views.web.html import count_of, money, render
 from proxy.views.web.overview import interval_of, overview_context
 from proxy.views.web.text import CHARS_MAX
@@ -85,7 +85,9 @@ class Pages:
         base_urls: Mapping[str, str],
         spool_sums: Callable[[], Sums],
         gateway_answers: Callable[[], Awaitable[bool]],
+        fleet: Callable[[], Awaitable[Fleet | None]] | None = None,
     ) -> None:
+        self._fleet = fleet
         self._viewer = viewer
         self._live = live
         self._base_urls = base_urls
@@ -303,7 +305,10 @@ class Pages:
             reason = str(error)
             shared = shared | {"refresh_s": RETRY_S}
         lag_ms = spool["lag_ms"] or 0
-        context["is_well"] = gateway and not reason and spool["is_whole"] and lag_ms < LAG_MAX_MS
+        context |= fleet_context(await self._fleet() if self._fleet else None)
+        context["has_fleet"] = self._fleet is not None
+        is_well_here = gateway and not reason and spool["is_whole"] and lag_ms < LAG_MAX_MS
+        context["is_well"] = is_well_here and (context["is_fleet_well"] or not self._fleet)
         return Page(render("health", **shared, **spool, **context, gateway=gateway, reason=reason))
 
     def _away(self, shared: dict[str, Any], view: str, reason: str) -> Page:

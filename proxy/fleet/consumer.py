@@ -97,13 +97,11 @@ class Consumer:
             bytes_max -= taken[-1].size_bytes
         for pull in self._pulls if taken else ():
             pull.look_again()
-        large = [each for each in taken if not each.data]
-        await self._fetch(large)
+        missing = await self._fetch([each for each in taken if not each.data])
+        await self.set_aside(missing, "its bytes are not in the object store")
         whole = [each for each in taken if each.data]
         unreadable = await asyncio.to_thread(_open, whole) if whole else []
-        missing = [each for each in large if not each.data and each.sequence in self._held]
         await self.set_aside(unreadable, "the message cannot be read")
-        await self.set_aside(missing, "its bytes are not in the object store")
         return [each for each in whole if each.message is not None]
 
     async def acknowledge(self, done: Sequence[Received]) -> None:
@@ -151,17 +149,21 @@ class Consumer:
         self._held[found.sequence] = found
         self._arrived.append(found)
 
-    async def _fetch(self, large: Iterable[Received]) -> None:
-        """The bytes of those that lie in the object store; what cannot be had now is left."""
+    async def _fetch(self, large: Iterable[Received]) -> list[Received]:
+        """The bytes of those that lie in the object store; returns those that have none there."""
+        missing = []
         for each in large:
             try:
                 each.large = await self._large.get(each.id)
             except StreamUnavailable as error:
                 event("object not read yet", logging.WARNING, id=str(each.id), reason=str(error))
-                self._let_go([each])  # comes again after `nats.ack_wait_s`
+                self._arrived.append(each)
                 continue
-            if each.large is not None:
+            if each.large is None:
+                missing.append(each)
+            else:
                 each.data = each.large.data
+        return missing
 
     async def _note(self, received: Received, reason: str) -> None:
         """Write it into the bucket; its bytes too, where nobody else can keep them."""

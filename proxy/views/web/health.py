@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+MEMBERS_SHOWN = 200  # those that are silent first
+
 
 class Sums(Protocol):
     """The totals of all spools of one machine (`spool.totals.Totals`)."""
@@ -33,6 +35,48 @@ class Sums(Protocol):
     def oldest_waiting_at(self) -> datetime | None: ...
 
 
+class Member(Protocol):
+    """One gateway machine or recorder (`fleet.members.Member`)."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def program(self) -> str: ...
+    @property
+    def at(self) -> datetime: ...
+    @property
+    def is_silent(self) -> bool: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def in_hand(self) -> int: ...
+
+
+class Fleet(Protocol):
+    """All of them, and the stream between them (`fleet.members.Fleet`)."""
+
+    @property
+    def members(self) -> Sequence[Member]: ...
+    @property
+    def captured(self) -> int: ...
+    @property
+    def stored(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def quarantined(self) -> int: ...
+    @property
+    def lost(self) -> Mapping[str, int]: ...
+    @property
+    def messages_in_stream(self) -> int: ...
+    @property
+    def stream_bytes(self) -> int: ...
+    @property
+    def not_known(self) -> Mapping[str, int]: ...
+
+
 class Question(Protocol):
     """What a count is about (`store.examine.Question`)."""
 
@@ -52,6 +96,18 @@ class Check:
     calls: int
     meaning: str
     remedy: str
+
+
+def fleet_context(fleet: Fleet | None) -> dict[str, Any]:
+    """All gateways and recorders; None: NATS does not answer."""
+    silent = [member for member in fleet.members if member.is_silent] if fleet else []
+    return {
+        "fleet": fleet,
+        "fleet_lost": sum(fleet.lost.values()) if fleet else 0,
+        "members": [*silent, *(m for m in fleet.members if m not in silent)] if fleet else [],
+        "members_shown": MEMBERS_SHOWN,
+        "is_fleet_well": fleet is not None and not silent and not fleet.not_known,
+    }
 
 
 def spool_context(sums: Sums, now: datetime) -> dict[str, Any]:
