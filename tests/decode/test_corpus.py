@@ -5,10 +5,12 @@ providers' own SDKs made of the same bytes, under the rules the corpus itself br
 from __future__ import annotations
 
 import importlib
+import json
 import random
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -131,6 +133,55 @@ def test_how_an_answer_was_cut_into_pieces_changes_nothing(recordings: list[Any]
         cuts = sorted(chosen.randrange(length) for _ in range(min(length, 50)))
         whole, split = decode(exchange_of(recorded)), decode(exchange_of(recorded, cuts))
         assert without_arrival(whole) == without_arrival(split), recorded.id
+
+
+def in_several_lines(body: bytes) -> bytes:
+    """Every document of the stream indented, each of its lines in a `data:` of its own."""
+    lines = []
+    for line in body.splitlines():
+        name, _, value = line.partition(b":")
+        if name == b"data" and value.lstrip().startswith(b"{"):
+            lines += [b"data: " + part for part in indented(value).splitlines()]
+        else:
+            lines.append(line)
+    return b"\n".join(lines) + b"\n"
+
+
+def indented(document: bytes) -> bytes:
+    return json.dumps(json.loads(document), indent=1).encode()
+
+
+def with_line_ends(end: bytes) -> Callable[[bytes], bytes]:
+    return lambda body: end.join(body.replace(b"\r\n", b"\n").split(b"\n"))
+
+
+@pytest.mark.parametrize(
+    "framed",
+    [
+        pytest.param(with_line_ends(b"\n"), id="LF"),
+        pytest.param(with_line_ends(b"\r\n"), id="CRLF"),
+        pytest.param(with_line_ends(b"\r"), id="CR"),
+        pytest.param(lambda body: b"\xef\xbb\xbf" + body, id="byte order mark"),
+        pytest.param(lambda body: b": hello\n\nretry: 5\nid: 1\n" + body, id="comments first"),
+        pytest.param(lambda body: body.replace(b"data: ", b"data:"), id="no space"),
+        pytest.param(lambda body: body.replace(b"data:", b": x\nid: 7\ndata:"), id="comments"),
+        pytest.param(lambda body: body.rstrip(b"\r\n"), id="last blank line missing"),
+        pytest.param(in_several_lines, id="several data lines"),
+    ],
+)
+def test_how_a_stream_is_framed_changes_nothing(
+    recordings: list[Any], framed: Callable[[bytes], bytes]
+) -> None:
+    streams = [
+        recorded
+        for recorded in recordings
+        if recorded.response_body.startswith((b"data:", b"event:")) and recorded.status < 400
+    ]
+    chosen = random.Random(2).sample(streams, 100)
+    for recorded in chosen:
+        whole = exchange_of(recorded)
+        other = replace(whole, response=(Piece(0, framed(recorded.response_body)),))
+        assert without_arrival(decode(other)) == without_arrival(decode(whole)), recorded.id
 
 
 def without_arrival(call: ModelCall) -> ModelCall:
