@@ -261,7 +261,7 @@ async def _admin(config: Config, sock: socket.socket, lifeline: int | None) -> N
         gateway_answers=lambda: gateway_answers(config.gateway.listen),
         pages=Pages(
             viewer,
-            Live(dsn_of(config)),
+            Live(viewer),
             base_urls(config),
             lambda: summed(read_totals(config.spool_dir)),
             lambda: gateway_answers(config.gateway.listen),

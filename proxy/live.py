@@ -1,7 +1,10 @@
 """Live: rows as they are committed, handed to any number of open pages.
 
-However many pages are open, the database is followed once, and only while one is. A page that does
-not keep up loses the oldest rows that wait for it, and is told how many.
+However many pages are open, the database is followed once, and only while one is. Rows that are
+announced are handed on at once. What is not announced (behind a pooler, during an outage, a session
+that is found later) shows when a page looks anew at what is latest, as it is told to do while
+nothing is announced. A page that does not keep up loses the oldest rows that wait for it, and is
+told how many.
 """
 
 from __future__ import annotations
@@ -10,16 +13,26 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from proxy.errors import StoreMisconfigured, StoreUnavailable
-from proxy.store.follow import follow
 from proxy.store.postgres import Row
-from proxy.store.viewer import Arrivals
+from proxy.store.viewer import Viewer
 
 WAITING_MAX = 100  # rows of one page; more than anybody reads between two events
 GATHER_S = 0.25  # what comes within is one event
+POLL_S = 5.0
 RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What came since a page asked last, the oldest row first."""
+
+    rows: list[Row]
+    skipped: int
+    is_gap: bool  # there may be more: look anew
 
 
 class Subscription:
@@ -29,7 +42,8 @@ class Subscription:
         self._wants = wants
         self._rows: deque[Row] = deque()
         self._skipped = 0
-        self._news = asyncio.Event()
+        self._is_gap = False
+        self._has_news = asyncio.Event()
 
     def offer(self, row: Row) -> None:
         if not self._wants(row):
@@ -38,26 +52,29 @@ class Subscription:
         if len(self._rows) > WAITING_MAX:
             self._rows.popleft()
             self._skipped += 1
-        self._news.set()
+        self._has_news.set()
 
-    async def batch(self, timeout_s: float) -> tuple[list[Row], int]:
-        """The rows that came, the oldest first, and how many were skipped; none after a while."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._news.wait()
-            await asyncio.sleep(GATHER_S)
-        self._news.clear()
-        rows, skipped = list(self._rows), self._skipped
+    def note_gap(self) -> None:
+        """Something may have been committed that is not offered."""
+        self._is_gap = True
+        self._has_news.set()
+
+    async def news(self) -> News:
+        """Wait until something came, and a moment longer for what comes with it."""
+        await self._has_news.wait()
+        await asyncio.sleep(GATHER_S)
+        self._has_news.clear()
+        news = News(list(self._rows), self._skipped, self._is_gap)
         self._rows.clear()
-        self._skipped = 0
-        return rows, skipped
+        self._skipped, self._is_gap = 0, False
+        return news
 
 
 class Live:
     """Follows one database for all pages."""
 
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
+    def __init__(self, viewer: Viewer) -> None:
+        self._viewer = viewer
         self._pages: set[Subscription] = set()
         self._following: asyncio.Task[None] | None = None
 
@@ -77,13 +94,27 @@ class Live:
                 self._following = None
 
     async def _follow(self) -> None:
-        arrivals = Arrivals(self._dsn)
-        try:
+        while True:
+            # Pages learn of an outage by themselves, as soon as they look.
+            with contextlib.suppress(StoreUnavailable, StoreMisconfigured):
+                await self._hear()
+            self._note_gap()
+            await asyncio.sleep(RETRY_S)
+
+    async def _hear(self) -> None:
+        async with self._viewer.listen() as listener:
+            self._note_gap()  # of what was committed before
             while True:
-                with contextlib.suppress(StoreUnavailable, StoreMisconfigured):
-                    async for row in follow(arrivals, last=0):
-                        for page in self._pages:
-                            page.offer(row)
-                await asyncio.sleep(RETRY_S)  # the database is not there yet, or has no table
-        finally:
-            await arrivals.close()
+                ids = await listener.next(POLL_S)
+                if not ids:
+                    self._note_gap()
+                    continue
+                async with self._viewer.reading() as reading:
+                    rows = await reading.rows("live_rows", list(ids))
+                for row in rows:
+                    for page in self._pages:
+                        page.offer(row)
+
+    def _note_gap(self) -> None:
+        for page in self._pages:
+            page.note_gap()

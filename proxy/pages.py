@@ -137,26 +137,26 @@ class Pages:
 
     async def _events(self, filters: Filters) -> AsyncIterator[tuple[str, str]]:
         with self._live.subscribed(filters.matches) as page:
+            shown: list[Row] | None = None
             while True:
                 try:
                     async with self._viewer.reading() as reading:
                         rows = await _latest(reading, filters)
-                    yield "reset", render("rows", rows=rows)
-                    while True:
-                        rows, skipped = await page.batch(RETRY_S)
-                        if rows:
-                            yield "rows", render("rows", rows=rows[::-1])
-                        else:
-                            await self._is_there()
-                        if skipped:
-                            yield "skipped", str(skipped)
+                    if rows != shown:
+                        yield "reset", render("rows", rows=rows)
+                    shown, is_gap = rows, False
+                    while not is_gap:
+                        news = await page.news()
+                        is_gap = news.is_gap
+                        if news.rows:
+                            shown = _added(shown, news.rows)
+                            yield "rows", render("rows", rows=news.rows[::-1])
+                        if news.skipped:
+                            yield "skipped", str(news.skipped)
                 except (StoreUnavailable, StoreMisconfigured):
                     yield "away", ""
+                    shown = None
                     await asyncio.sleep(RETRY_S)
-
-    async def _is_there(self) -> None:
-        async with self._viewer.reading():
-            pass
 
     async def _live_page(self, query: Mapping[str, str], shared: dict[str, Any]) -> Page:
         filters = filters_of(query)
@@ -380,6 +380,12 @@ async def _latest(reading: Reading, filters: Filters) -> list[Row]:
         *(filters.project, filters.session, filters.model, filters.outcome, filters.errors),
         *(types[filters.kind], datetime.now(UTC) - LIVE_SINCE, LISTED),
     )
+
+
+def _added(rows: list[Row], news: list[Row]) -> list[Row]:
+    """The list as a page shows it after these rows have come, the newest first."""
+    ids = {row["id"] for row in news}
+    return [*news[::-1], *(row for row in rows if row["id"] not in ids)][:LISTED]
 
 
 async def _placed(reading: Reading, filters: Filters) -> Filters:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from proxy.config import Config
 from proxy.errors import StoreMisconfigured, StoreUnavailable
 from proxy.store import embedded
-from proxy.store.follow import Selected, follow
+from proxy.store.follow import follow
 from proxy.store.postgres import Row, Store
 from proxy.store.selection import Selection
 
@@ -28,7 +28,7 @@ async def rows(
     """The last rows, oldest first; with `follows` each further one as it is committed."""
     async with opened(config) as store:
         if follows:
-            async for row in follow(Selected(store, selection), last=last):
+            async for row in follow(store, selection, last=last):
                 yield row
         else:
             for row in await store.latest(selection, last):

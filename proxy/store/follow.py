@@ -9,14 +9,11 @@ and what was shown before is left out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 from proxy.errors import StoreUnavailable
-from proxy.store.postgres import Listener, Row, Store
+from proxy.store.postgres import Row, Store
 from proxy.store.selection import Selection
 
 WINDOW_S = 900.0
@@ -24,47 +21,20 @@ POLL_S = 5.0
 RETRY_S = 1.0
 
 
-class Source(Protocol):
-    """What can be followed: where rows are announced, and how they are read."""
-
-    def listen(self) -> AbstractAsyncContextManager[Listener]: ...
-    async def recent_ids(self, window_s: float) -> set[UUID]: ...
-    async def latest(self, limit: int) -> list[Row]: ...
-    async def rows(self, ids: Sequence[UUID]) -> list[Row]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Selected:
-    """The rows of a selection with all their columns."""
-
-    store: Store
-    selection: Selection
-
-    def listen(self) -> AbstractAsyncContextManager[Listener]:
-        return self.store.listen()
-
-    async def recent_ids(self, window_s: float) -> set[UUID]:
-        return await self.store.recent_ids(window_s)
-
-    async def latest(self, limit: int) -> list[Row]:
-        return await self.store.latest(self.selection, limit)
-
-    async def rows(self, ids: Sequence[UUID]) -> list[Row]:
-        return await self.store.rows(ids, self.selection)
-
-
-async def follow(source: Source, *, last: int = 20, poll_s: float = POLL_S) -> AsyncIterator[Row]:
+async def follow(
+    store: Store, selection: Selection, *, last: int = 20, poll_s: float = POLL_S
+) -> AsyncIterator[Row]:
     """The last rows, then each row once it is committed, for ever.
 
     A row that is replaced by its true outcome comes again. While the database is away nothing
     comes; the first connection, however, raises StoreUnavailable or StoreMisconfigured.
     """
-    following = _Following(source)
+    following = _Following(store, selection)
     is_begun = False
     while True:
         try:
             # LISTEN comes before each look, so that nothing is committed between the two unseen.
-            async with source.listen() as listener:
+            async with store.listen() as listener:
                 rows = await (following.unseen() if is_begun else following.begin(last))
                 is_begun = True
                 while True:
@@ -81,14 +51,15 @@ async def follow(source: Source, *, last: int = 20, poll_s: float = POLL_S) -> A
 class _Following:
     """What one reader has been shown."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, store: Store, selection: Selection) -> None:
+        self._store = store
+        self._selection = selection
         self._shown: set[UUID] = set()
         self._first: dict[UUID, Row] = {}
 
     async def begin(self, last: int) -> list[Row]:
-        self._shown = await self._source.recent_ids(WINDOW_S)
-        rows = await self._source.latest(last)
+        self._shown = await self._store.recent_ids(WINDOW_S)
+        rows = await self._store.latest(self._selection, last)
         self._first = {row["id"]: row for row in rows}
         self._shown |= self._first.keys()
         return rows
@@ -96,12 +67,12 @@ class _Following:
     async def announced(self, ids: tuple[UUID, ...]) -> list[Row]:
         """The rows of a batch; not those that the first look has found as they are."""
         self._shown.update(ids)
-        rows = await self._source.rows(ids)
+        rows = await self._store.rows(ids, self._selection)
         return [row for row in rows if self._first.pop(row["id"], None) != row]
 
     async def unseen(self) -> list[Row]:
         """Look through the window, and forget what has left it."""
-        recent = await self._source.recent_ids(WINDOW_S)
+        recent = await self._store.recent_ids(WINDOW_S)
         new = recent - self._shown
         self._shown = recent
-        return await self._source.rows(list(new)) if new else []
+        return await self._store.rows(list(new), self._selection) if new else []

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from functools import cache
 from importlib import resources
 from typing import Any
-from uuid import UUID
 
 from proxy.errors import RowRejected
 from proxy.store.postgres import Connection, Listener, Row, Store, connect, translated
@@ -44,6 +43,10 @@ class Viewer:
                 raise
             self._idle.append(connection)
 
+    def listen(self) -> contextlib.AbstractAsyncContextManager[Listener]:
+        """Hear of every batch that is committed from now on."""
+        return Store(self._dsn).listen()
+
     async def close(self) -> None:
         while self._idle:
             self._idle.pop().terminate()
@@ -59,30 +62,6 @@ class Viewer:
                 "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads
             )
         return connection
-
-
-class Arrivals:
-    """Calls and turns as they are committed, in the columns of `queries/live.sql`."""
-
-    def __init__(self, dsn: str) -> None:
-        self._store = Store(dsn)
-
-    def listen(self) -> contextlib.AbstractAsyncContextManager[Listener]:
-        return self._store.listen()
-
-    async def recent_ids(self, window_s: float) -> set[UUID]:
-        return await self._store.recent_ids(window_s)
-
-    async def latest(self, limit: int) -> list[Row]:
-        if limit:
-            raise ValueError("what came before is read by the page itself")
-        return []
-
-    async def rows(self, ids: Sequence[UUID]) -> list[Row]:
-        return await self._store.fetch(query("live_rows"), list(ids))
-
-    async def close(self) -> None:
-        await self._store.close()
 
 
 class Reading:

@@ -37,7 +37,7 @@ async def admin(tmp_path: Path, *, gateway=True, store=True, **environ: str):
         spool_sums=lambda: SUMS,
         gateway_answers=gateway_answers,
         store_answers=store_answers,
-        pages=Pages(Viewer(AWAY), Live(AWAY), URLS, lambda: SUMS, gateway_answers),
+        pages=Pages(Viewer(AWAY), Live(Viewer(AWAY)), URLS, lambda: SUMS, gateway_answers),
     )
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))

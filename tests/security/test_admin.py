@@ -55,7 +55,7 @@ async def admin(tmp_path, spool_sums=Totals, **settings):
         spool_sums=spool_sums,
         store_answers=yes,
         gateway_answers=yes,
-        pages=Pages(Viewer(AWAY), Live(AWAY), {}, spool_sums, yes),
+        pages=Pages(Viewer(AWAY), Live(Viewer(AWAY)), {}, spool_sums, yes),
     )
     await server.start(sock)
     try:

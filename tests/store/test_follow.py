@@ -8,7 +8,7 @@ import pytest
 
 from proxy.errors import StoreUnavailable
 from proxy.store import follow as module
-from proxy.store.follow import Selected, follow
+from proxy.store.follow import follow
 from proxy.store.postgres import Store
 from proxy.store.selection import Selection
 from tests.store.rows import record
@@ -39,7 +39,7 @@ async def texts(rows, count):
 
 async def test_the_last_rows_come_first_and_then_new_ones(store, reader):
     await store.write([call(9, response_text=f"old {n}") for n in range(5)])
-    rows = follow(Selected(reader, Selection()), last=2)
+    rows = follow(reader, Selection(), last=2)
     assert len(await texts(rows, 2)) == 2
     await store.write([call(0, response_text="new")])
     assert await texts(rows, 1) == ["new"]
@@ -48,7 +48,7 @@ async def test_the_last_rows_come_first_and_then_new_ones(store, reader):
 
 async def test_a_long_call_is_shown_when_it_is_committed(store, reader):
     await store.write([call(10, response_text="short")])
-    rows = follow(Selected(reader, Selection()))
+    rows = follow(reader, Selection())
     assert await texts(rows, 1) == ["short"]
     await store.write([call(5, response_text="between")])
     assert await texts(rows, 1) == ["between"]
@@ -59,7 +59,7 @@ async def test_a_long_call_is_shown_when_it_is_committed(store, reader):
 
 async def test_a_replaced_row_comes_again(store, reader):
     crashed = call(outcome="proxy_crashed", response_text="crashed")
-    rows = follow(Selected(reader, Selection()))
+    rows = follow(reader, Selection())
     await store.write([crashed])
     assert await texts(rows, 1) == ["crashed"]
     await store.write([record(id=crashed.id, response_text="whole")])
@@ -69,7 +69,7 @@ async def test_a_replaced_row_comes_again(store, reader):
 
 async def test_a_row_of_the_first_look_is_not_repeated(store, reader):
     """Committed after LISTEN and before the look: announced and found."""
-    rows = follow(Selected(reader, Selection()))
+    rows = follow(reader, Selection())
     real = reader.recent_ids
 
     async def recent_ids(window_s):
@@ -84,7 +84,7 @@ async def test_a_row_of_the_first_look_is_not_repeated(store, reader):
 
 
 async def test_only_selected_rows_are_shown(store, reader):
-    rows = follow(Selected(reader, Selection(project="shop", errors=True)))
+    rows = follow(reader, Selection(project="shop", errors=True))
     await store.write(
         [
             call(3, response_text="other project", outcome="upstream_error"),
@@ -98,7 +98,7 @@ async def test_only_selected_rows_are_shown(store, reader):
 
 async def test_rows_are_found_where_nothing_is_announced(store, reader, dsn):
     await store.write([call(4, response_text="before")])
-    rows = follow(Selected(reader, Selection()), last=1, poll_s=0.05)
+    rows = follow(reader, Selection(), last=1, poll_s=0.05)
     assert await texts(rows, 1) == ["before"]
     store._is_announcing = False
     await store.write([call(3, response_text="first"), call(2, response_text="second")])
@@ -113,7 +113,7 @@ async def test_a_lost_connection_is_made_again_and_nothing_is_missed(
     store, reader, dsn, monkeypatch
 ):
     monkeypatch.setattr(module, "RETRY_S", 0.01)
-    rows = follow(Selected(reader, Selection()))
+    rows = follow(reader, Selection())
     await store.write([call(response_text="first")])
     assert await texts(rows, 1) == ["first"]
     operator = await asyncpg.connect(dsn)
@@ -129,7 +129,7 @@ async def test_a_lost_connection_is_made_again_and_nothing_is_missed(
 
 
 async def test_a_database_that_is_away_from_the_start_is_said(tmp_path):
-    rows = follow(Selected(Store(f"postgresql://x@/x?host={tmp_path}"), Selection()))
+    rows = follow(Store(f"postgresql://x@/x?host={tmp_path}"), Selection())
     with pytest.raises(StoreUnavailable):
         await anext(rows)
 

@@ -30,7 +30,7 @@ async def listening(tmp_path: Path, dsn: str, **settings: str) -> AsyncIterator[
         return True
 
     viewer = Viewer(dsn)
-    pages = Pages(viewer, Live(dsn), base_urls(config), lambda: SUMS, yes)
+    pages = Pages(viewer, Live(viewer), base_urls(config), lambda: SUMS, yes)
     sock = socket.create_server(("127.0.0.1", 0))
     server = AdminServer(
         config, spool_sums=lambda: SUMS, store_answers=yes, gateway_answers=yes, pages=pages

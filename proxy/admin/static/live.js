@@ -11,6 +11,7 @@
   let paused = false;
   let waiting = []; // rows that came while paused, oldest first
   let skipped = 0;
+  let resetWhilePaused = null;
 
   function say(kind, text) {
     state.className = `state ${kind}`;
@@ -33,6 +34,18 @@
     show();
   }
 
+  // The latest rows anew; older ones that are shown already stay below.
+  function reset(html) {
+    const rows = rowsOf(html);
+    const focused = document.activeElement?.closest?.("tr[id]")?.id;
+    const kept = [];
+    const last = rows.length ? document.getElementById(rows.at(-1).id) : null;
+    for (let at = last?.nextElementSibling; at; at = at.nextElementSibling) kept.push(at);
+    body.replaceChildren(...rows, ...kept);
+    show();
+    if (focused) document.getElementById(focused)?.querySelector("a")?.focus({ preventScroll: true });
+  }
+
   function show() {
     const some = body.rows.length > 0;
     list.hidden = !some;
@@ -51,6 +64,8 @@
     button.setAttribute("aria-pressed", String(paused));
     button.textContent = paused ? "Continue" : "Pause";
     if (paused) return report();
+    if (resetWhilePaused !== null) reset(resetWhilePaused);
+    resetWhilePaused = null;
     add(waiting, true);
     waiting = [];
     skipped = 0;
@@ -66,11 +81,9 @@
 
   const events = new EventSource(body.dataset.events);
   events.addEventListener("reset", (event) => {
-    if (!paused) {
-      body.replaceChildren(...rowsOf(event.data));
-      show();
-      say("on", "live");
-    }
+    if (paused) return void (resetWhilePaused = event.data);
+    reset(event.data);
+    say("on", "live");
   });
   events.addEventListener("rows", (event) => {
     const rows = rowsOf(event.data).reverse();
