@@ -1,11 +1,17 @@
-"""Servers of NATS on loopback: one, or three that replicate. The program is the distribution's."""
+"""Servers of NATS on loopback: one, or three that replicate.
+
+The program is the distribution's, or what NATS_SERVER names.
+"""
 
 import contextlib
+import os
+import re
 import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,7 +22,7 @@ from proxy.fleet.connection import Connection
 from proxy.fleet.stream import ensure
 from tests.e2e.stack import free_port, until
 
-PROGRAM = shutil.which("nats-server") or "/usr/sbin/nats-server"
+PROGRAM = os.environ.get("NATS_SERVER") or shutil.which("nats-server") or "/usr/sbin/nats-server"
 needs_nats = pytest.mark.skipif(
     not Path(PROGRAM).exists(), reason="nats-server is not installed (apt-get install nats-server)"
 )
@@ -111,10 +117,20 @@ class Servers:
         return f"""
             server_name: s{number}
             listen: 127.0.0.1:{self.ports[number]}
-            jetstream {{ store_dir: "{directory}/store", max_mem: 64MB, max_file: 8GB }}
+            jetstream {{
+                store_dir: "{directory}/store", max_mem: 64MB, max_file: 8GB {_sync()}
+            }}
             {cluster}
             {self._extra}
         """
+
+
+@cache
+def _sync() -> str:
+    """As deploy/nats/nats.conf has it, where the program knows of it."""
+    said = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
+    major, minor = map(int, re.search(r"v(\d+)\.(\d+)", said).groups())
+    return ", sync_interval: always" if (major, minor) >= (2, 10) else ""
 
 
 @asynccontextmanager
