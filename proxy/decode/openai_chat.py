@@ -94,9 +94,7 @@ def _read_chunk(chunk: dict[str, Json], answer: Growing) -> None:
 
 def _read_choice(choice: dict[str, Json], index: int, answer: Growing) -> None:
     answer.choice(index)
-    # Perplexity's chunks hold the message so far as well, also beside an empty delta.
-    is_delta = isinstance(choice.get("delta"), dict) and not answer.is_plain
-    part = members(choice.get("delta")) or members(None if is_delta else choice.get("message"))
+    part = _part(choice, answer.is_plain)
     _read_thoughts(part, index, answer)
     _read_content(part.get("content"), index, answer)
     answer.say(string(part.get("refusal")), index)
@@ -115,6 +113,13 @@ def _read_choice(choice: dict[str, Json], index: int, answer: Growing) -> None:
     for place in (choice, part):
         answer.finish(word(place.get("finish_reason")), index)
     answer.finish(word(at(choice, "finish_details", "type")), index)
+
+
+def _part(choice: dict[str, Json], is_plain: bool) -> dict[str, Json]:
+    """What a choice brings: a delta or a message. Perplexity sends both: in a stream the message
+    is all so far, in a plain answer the delta is empty."""
+    names = ("message", "delta") if is_plain else ("delta", "message")
+    return next((members(choice[name]) for name in names if isinstance(choice.get(name), dict)), {})
 
 
 def _read_thoughts(part: dict[str, Json], index: int, answer: Growing) -> None:
