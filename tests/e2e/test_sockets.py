@@ -234,10 +234,12 @@ async def test_the_whole_program_survives_a_kill_with_an_open_socket(tmp_path, u
             with pytest.raises(ConnectionClosedError):
                 await socket.recv()
 
+        calls = "SELECT * FROM agent_telemetry WHERE record_type = 'llm_call' ORDER BY created_at"
+
         async def stored() -> bool:
-            return len(await stack.fetch("SELECT FROM agent_telemetry")) == 2
+            return len(await stack.fetch(calls)) == 2
 
         await until(stored, "both responses have rows")
-        rows = await stack.fetch("SELECT * FROM agent_telemetry ORDER BY created_at")
+        rows = await stack.fetch(calls)
     assert [row["outcome"] for row in rows] == ["complete", "proxy_crashed"]
     assert [row["response_text"] for row in rows] == ["echo one", "echo"]
