@@ -121,9 +121,22 @@ def write(writer: SpoolWriter, call: Exchange) -> UUID:
     return start.id
 
 
-def cpu_s(pid: int) -> float:
+def cpu_s(pid: int, *, with_ended_children: bool = False) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    counted = fields[11:15] if with_ended_children else fields[11:13]
+    return sum(map(int, counted)) / TICKS
+
+
+def database_cpu_s(directory: Path) -> float:
+    """Of the server and all its processes, those that have ended included."""
+    (file,) = directory.rglob("postmaster.pid")
+    server = int(file.read_text().split()[0])
+    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    total = cpu_s(server, with_ended_children=True)
+    for pid in map(int, children):
+        with contextlib.suppress(OSError):
+            total += cpu_s(pid)
+    return total
 
 
 class Stand:
@@ -131,6 +144,7 @@ class Stand:
 
     def __init__(self, directory: Path, dsn: str, servers: Servers | None, recorders: int) -> None:
         self.directory = directory
+        self._database = directory.parent / "pg"
         self.dsn = dsn
         settings = {"STORE__DSN": dsn, "LOG__LEVEL": "warning", "DATA_DIR": str(directory)}
         if servers is not None:
@@ -188,6 +202,14 @@ class Stand:
         finally:
             await connection.close()
 
+    async def is_linked(self) -> bool:
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            asked = "SELECT NOT EXISTS (SELECT FROM agent_links WHERE is_pending)"
+            return bool(await connection.fetchval(asked))
+        finally:
+            await connection.close()
+
     async def _has(self, count: int) -> bool:
         return await self.rows() >= count
 
@@ -213,13 +235,14 @@ class Stand:
             found[role.partition(" ")[0]] += cpu_s(process.pid)
         for pid in self._servers.pids if self._servers else ():
             found["servers"] += cpu_s(pid)
-        return found
+        return found | {"database": database_cpu_s(self._database)}
 
 
 async def measured(stand: Stand, calls: int, *, with_latency: bool) -> dict[str, float]:
     async with stand.running() as writer:
         before = stand.used()
         wall_s = await stand.moved(writer, calls)
+        await until(stand.is_linked, "all calls are linked", 300)
         await asyncio.sleep(1)  # for acknowledgements
         after = stand.used()
         found = {role: (after[role] - before[role]) / calls * 1e3 for role in after}
@@ -266,7 +289,7 @@ async def _database(base: str) -> str:
 def _print(results: dict[str, list[dict[str, float]]], calls: int) -> None:
     call = exchange(1)
     print(f"{calls} calls; medians of rounds; milliseconds of processor time per call")
-    names = ("recorder", "forwarder", "servers", "wall_s", "visible_ms")
+    names = ("recorder", "forwarder", "servers", "database", "wall_s", "visible_ms")
     print(f"{'':<22}" + "".join(f"{name:>12}" for name in names))
     median: dict[str, dict[str, float]] = {}
     for kind, rounds in results.items():
