@@ -7,22 +7,26 @@ cut into calls by the forwarder, so what comes from here is whole.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from proxy.errors import StreamUnavailable
+from proxy.errors import ProxyError, StreamUnavailable
 from proxy.exchange import Exchange
 from proxy.fleet.connection import Connection
 from proxy.fleet.consumer import Consumer, Received
 from proxy.fleet.members import Member, Members
 from proxy.fleet.message import Message
+from proxy.log import event
 from proxy.membership import recorder, say_at_last, speak
 from proxy.sockets import CutCall
 from proxy.source import Delivery
 
 RETRIEVED_S = 600.0  # for the call that a retrieval completes to come from another sidecar
+WARN_S = 60.0
 _REFUSED = "its row was refused"
 
 
@@ -57,16 +61,19 @@ class StreamSource:
         self._consumer = consumer
         self._members = members
         self._id = str(uuid4())
-        self._speaking: asyncio.Task[None] | None = None
+        self._speaking: list[asyncio.Task[None]] = []
         self._stored = 0
 
     async def read(self, calls_max: int, bytes_max: int) -> list[Delivery]:
         """What has arrived. Raises StreamUnavailable where nothing will come any more."""
         if self._connection.over.is_set():
             raise StreamUnavailable("NATS: the connection was refused or given up")
-        if self._speaking is None:
+        if not self._speaking:
             self._consumer.start()
-            self._speaking = asyncio.create_task(speak(self._members, self._member), name="members")
+            self._speaking = [
+                asyncio.create_task(speak(self._members, self._member), name="members"),
+                asyncio.create_task(self._warn(), name="versions"),
+            ]
         found = await self._consumer.read(calls_max, bytes_max)
         return [_Taken(each, each.message) for each in found if each.message is not None]
 
@@ -85,13 +92,21 @@ class StreamSource:
 
     async def close(self) -> None:
         """Give back what is in hand, and leave the fleet."""
-        if self._speaking is not None:
-            self._speaking.cancel()
-            await asyncio.gather(self._speaking, return_exceptions=True)
+        for task in self._speaking:
+            task.cancel()
+        await asyncio.gather(*self._speaking, return_exceptions=True)
         await self._consumer.close()
         if self._connection.is_usable:
             await say_at_last(self._members, self._member())
         await self._connection.close()
+
+    async def _warn(self) -> None:
+        """Say what only a newer recorder can read; it waits in the stream for one."""
+        while True:
+            with contextlib.suppress(ProxyError):
+                if found := await self._members.not_known():
+                    event("messages wait for a newer recorder", logging.WARNING, by_version=found)
+            await asyncio.sleep(WARN_S)
 
     def _member(self) -> Member:
         return recorder(self._id, stored=self._stored, in_hand=self._consumer.held)

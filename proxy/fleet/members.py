@@ -26,10 +26,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -38,8 +39,10 @@ from proxy.fleet.connection import Connection, translated
 from proxy.fleet.stream import fleet_bucket, set_aside_bucket
 from proxy.fleet.subjects import CALL, KNOWN, Subjects
 
+if TYPE_CHECKING:
+    from nats.js.api import StreamInfo
+
 SILENT_S = 30.0  # who says nothing for so long is not running, or is cut off
-GONE_S = 86_400.0  # recorders that were killed are forgotten after so long
 WATCH_S = 10.0
 GATEWAY, RECORDER = "gateway", "recorder"
 
@@ -184,24 +187,25 @@ class Members:
             info = await js.stream_info(settings.stream, subjects_filter=subjects.everything)
             aside = await js.stream_info(f"KV_{set_aside_bucket(settings)}")
             large = await js.stream_info(f"OBJ_{settings.stream}_large")
-        by_kind: dict[tuple[str, str], int] = {}
-        for subject, number in (info.state.subjects or {}).items():
-            kind = subjects.kind(subject)
-            by_kind[kind] = by_kind.get(kind, 0) + number
-        versions = {f"v{version}" for version in KNOWN}
-        not_known: dict[str, int] = {}
-        for (version, _), number in by_kind.items():
-            if version not in versions:
-                not_known[version] = not_known.get(version, 0) + number
+        by_kind = _by_kind(subjects, info)
         return Fleet(
             tuple(await self._members()),
             calls_in_stream=sum(n for (_, kind), n in by_kind.items() if kind == CALL),
             messages_in_stream=info.state.messages,
             stream_bytes=info.state.bytes,
             large_bytes=large.state.bytes,
-            not_known=not_known,
+            not_known=_not_known(by_kind),
             set_aside=aside.state.messages,
         )
+
+    async def not_known(self) -> Mapping[str, int]:
+        """Messages of a later version than this program reads, by version."""
+        subjects = Subjects(self._settings.subject_prefix)
+        with translated():
+            info = await self._connection.js.stream_info(
+                self._settings.stream, subjects_filter=subjects.everything
+            )
+        return _not_known(_by_kind(subjects, info))
 
     async def _members(self) -> list[Member]:
         found: list[Member] = []
@@ -228,3 +232,20 @@ class Members:
 
     def _key(self, key: str) -> str:
         return f"$KV.{self._bucket}.{key}"
+
+
+def _by_kind(subjects: Subjects, info: StreamInfo) -> Counter[tuple[str, str]]:
+    """Messages in the stream by version and kind."""
+    counted: Counter[tuple[str, str]] = Counter()
+    for subject, number in (info.state.subjects or {}).items():
+        counted[subjects.kind(subject)] += number
+    return counted
+
+
+def _not_known(by_kind: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    known = {f"v{version}" for version in KNOWN}
+    counted: Counter[str] = Counter()
+    for (version, _), number in by_kind.items():
+        if version not in known:
+            counted[version] += number
+    return dict(counted)

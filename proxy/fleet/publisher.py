@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from proxy.config import Nats
+from proxy.errors import StreamUnavailable
 from proxy.fleet.connection import Connection, translated
 from proxy.fleet.large import LargeStore
 from proxy.fleet.subjects import Subjects
@@ -47,6 +48,8 @@ class Publisher:
 
         Raises StreamUnavailable or StreamMisconfigured.
         """
+        if not self._connection.is_usable:  # the client would keep it, and each further try too
+            raise StreamUnavailable("NATS: not connected")
         subject = self._subjects.message(packed.project, is_part=packed.is_part)
         data = packed.data
         if len(data) + HEADERS_BYTES > self._connection.payload_bytes_max:

@@ -26,7 +26,7 @@ PROGRAM = os.environ.get("NATS_SERVER") or shutil.which("nats-server") or "/usr/
 needs_nats = pytest.mark.skipif(
     not Path(PROGRAM).exists(), reason="nats-server is not installed (apt-get install nats-server)"
 )
-MAX_BYTES = 256 * 1024 * 1024
+MAX_BYTES = 64 * 1024 * 1024  # is set aside for each stream at once
 
 
 class Servers:
@@ -118,7 +118,7 @@ class Servers:
             server_name: s{number}
             listen: 127.0.0.1:{self.ports[number]}
             jetstream {{
-                store_dir: "{directory}/store", max_mem: 64MB, max_file: 8GB {_sync()}
+                store_dir: "{directory}/store", max_mem: 64MB, max_file: 64GB {_sync()}
             }}
             {cluster}
             {self._extra}
