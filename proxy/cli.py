@@ -211,15 +211,21 @@ def health(config_path: Path | None) -> None:
 
 @main.command()
 @with_config
+@click.option("--convert", is_flag=True, help="Have stored rows as store.history says, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def migrate(config_path: Path | None, as_json: bool) -> None:
+def migrate(config_path: Path | None, convert: bool, as_json: bool) -> None:
     """Bring the configured database to the current schema; with NATS, make the stream.
+
+    With --convert rows that are stored already are changed to store.history, in small batches
+    while recording goes on; a conversion that broke off goes on where it stopped.
 
     \b
     Example:
       DATABASE_URL=postgresql://me@db/telemetry agent-telemetry migrate
+      AGENT_TELEMETRY__STORE__HISTORY=shared agent-telemetry migrate --convert
     """
     config = load(config_path)
+    from proxy import maintenance
     from proxy.reading import dsn_of
     from proxy.store.migrate import migrate as bring_up
 
@@ -228,10 +234,13 @@ def migrate(config_path: Path | None, as_json: bool) -> None:
         from proxy.fleet_app import make_stream
 
         done += asyncio.run(make_stream(config))
+    rows = asyncio.run(maintenance.convert_rows(config)) if convert else None
     if as_json:
-        print_json(done)
-    else:
-        click.echo("\n".join(done) if done else "up to date")
+        print_json(done if rows is None else {"migrations": done, "converted": rows})
+        return
+    click.echo("\n".join(done) if done else "up to date")
+    if rows is not None:
+        click.echo(f"{rows} rows converted to history = {json.dumps(config.store.history)}")
 
 
 @main.command("check-config")

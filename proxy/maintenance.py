@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
 
@@ -14,8 +15,8 @@ from proxy.recompute import Changes, recompute_calls
 from proxy.relink import TurnChanges, count_calls, recompute_turns
 from proxy.resubmit import Resubmitted, resubmit
 from proxy.spool.verify import SlotCheck, verify
+from proxy.store import convert, raw
 from proxy.store import purge as purging
-from proxy.store import raw
 from proxy.store.links import LinkStore
 from proxy.store.migrate import migrate, pending
 from proxy.store.purge import Extent, Purged, Scope
@@ -59,6 +60,19 @@ async def purge(config: Config, scope: Scope, rows: int) -> Purged:
     """Delete the scope, about `rows` rows, with everything beside them."""
     with remedied(config), progress("rows", rows) as advance:
         return await purging.purge(dsn_of(config), scope, advance)
+
+
+async def convert_rows(config: Config) -> int:
+    """Have every row stored as store.history says; returns how many were not."""
+    settings, dsn = config.store, dsn_of(config)
+    with remedied(config), ExitStack() as stack:
+
+        def started(rows: int) -> Callable[[int], None]:
+            return stack.enter_context(progress("rows", rows))
+
+        if settings.history == "full":
+            return await convert.restore(dsn, started)
+        return await convert.share(dsn, started, is_partitioned=settings.partitions)
 
 
 async def copy(config: Config, destination: str) -> list[Copied]:

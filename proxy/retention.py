@@ -25,6 +25,7 @@ from proxy.store.expire import Place, expire_batch
 from proxy.store.postgres import Connection, connect, translated
 from proxy.store.prune import sweep
 from proxy.store.purge import Purged, Scope, delete_alone, delete_batch
+from proxy.store.transfer import LOCK as COPY
 
 EVERY_S = 60.0
 DAILY = timedelta(days=1)
@@ -32,6 +33,8 @@ AHEAD_DAYS = 2
 LOCK = 0x6F6C64  # "old" in ASCII; the key of the advisory lock, the same in every version
 _TRY_LOCK = "SELECT pg_try_advisory_xact_lock($1)"
 _SHARES = "SELECT EXISTS (SELECT FROM agent_contexts)"
+# A copy brings content before what refers to it.
+_IS_COPIED = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = $1)"
 _BEGINNING = Place(datetime(1, 1, 2, tzinfo=UTC), UUID(int=0))
 
 
@@ -150,7 +153,7 @@ class Retention:
             return
         self._looked_again_at = now
         self._expired_to = _BEGINNING
-        if await connection.fetchval(_SHARES):
+        if await connection.fetchval(_SHARES) and not await connection.fetchval(_IS_COPIED, COPY):
             done.messages_swept = await sweep(connection)
 
 

@@ -112,6 +112,17 @@ QUESTIONS = (
             AND created_at < CURRENT_TIMESTAMP - INTERVAL '{LAG_S} seconds'
         HAVING count(*) > 0""",  # noqa: S608 - our own words
     ),
+    Question(
+        "lost histories",
+        "what a call shares with others is not there; its row shows an empty history",
+        "restore agent_messages and agent_chains from a backup",
+        """SELECT count(*) AS calls, (array_agg(t.id ORDER BY t.created_at DESC))[1] AS latest
+        FROM agent_telemetry t JOIN agent_contexts c ON c.call_id = t.id
+        WHERE t.created_at >= $1 AND c.history IS NOT NULL AND NOT EXISTS (
+            SELECT FROM agent_chains n JOIN agent_messages m ON m.day = c.day AND m.hash = n.message
+            WHERE n.day = c.day AND n.hash = c.history)
+        HAVING count(*) > 0""",
+    ),
 )
 
 OF_CALLS = tuple(question for question in QUESTIONS if question.condition is not None)

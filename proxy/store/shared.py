@@ -83,8 +83,14 @@ class SharedWriter:
 
     async def write(self, connection: Connection, written: Collection[UUID]) -> None:
         """Store what those of the rows share that were written just now."""
-        self._new.clear()
         ours = {id: self._batch[id] for id in written if id in self._batch}
+        await self.write_shared(connection, ours)
+
+    async def write_shared(
+        self, connection: Connection, ours: Mapping[UUID, tuple[datetime, Shared]]
+    ) -> None:
+        """Store this, and have the rows with these ids refer to it; each with its `created_at`."""
+        self._new.clear()
         open_days = await self._open_days(connection) if ours else set()
         by_day: dict[date, dict[UUID, Shared]] = defaultdict(dict)
         for id, (created_at, shared) in ours.items():

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.errors import ProxyError
+from proxy.store import partitions
 from proxy.store.postgres import Connection, connect, translated
 
 PIECE_ROWS = 200  # held in memory at once
@@ -237,6 +238,7 @@ async def transfer(
                     here.transaction(isolation="repeatable_read", readonly=True),
                 ):
                     work = Transfer(here, there)
+                    await partitions.ensure(there, await partitions.days(here))
                     tables = await work.tables()
                     rows = sum(table.source for table in tables if not table.is_skipped)
                     await work.run(tables, started(rows))

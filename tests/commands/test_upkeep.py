@@ -3,16 +3,19 @@
 import asyncio
 import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from proxy import config
 from proxy.enrich.facts import link_of
 from proxy.linker import Linker
 from proxy.record import Beside, Blob
 from proxy.report import TurnReport
+from proxy.retention import Retention
 from proxy.spool import slot
 from proxy.spool.page import Page
 from proxy.spool.totals import Captured, Loss
@@ -142,7 +145,7 @@ def test_purge_leaves_a_medium_that_a_writer_is_about_to_refer_to(run, database,
     asyncio.run(meanwhile())
 
 
-def contents(dsn):
+def contents(dsn, names=(*TABLES, "agent_secrets")):
     """Every row of every table as text, in an order of its own."""
 
     async def read():
@@ -153,7 +156,7 @@ def contents(dsn):
                     row["row"]
                     for row in await connection.fetch(f"SELECT {name}::text AS row FROM {name}")
                 )
-                for name in (*TABLES, "agent_secrets")
+                for name in names
             }
         finally:
             await connection.close()
@@ -223,6 +226,42 @@ def test_a_copy_holds_no_lock_once_it_is_done(run, filled, dsn, other_dsn):
             await watch.close()
 
     assert [asyncio.run(held()) for _ in range(10)] == [0] * 10
+
+
+SHARING = config.Store(history="shared", partitions=True)
+OF_SHARED = ("agent_messages", "agent_chains", "agent_contexts")
+
+
+async def shared_rows(dsn):
+    """Conversations that share, of today, in tables of their own, and of long ago."""
+    await Retention(dsn, SHARING).round(datetime.now(UTC))
+    store = Store(dsn, SHARING)
+    rows = [
+        replace(row, created_at=row.created_at if n % 2 else datetime.now(UTC))
+        for n, row in enumerate(row for talk in conversations() for row in talk.records)
+    ]
+    await store.write(rows)
+    await store.close()
+    return rows
+
+
+def test_copy_brings_what_rows_share(run, dsn, other_dsn):
+    rows = asyncio.run(shared_rows(dsn))
+    code, text = run("copy", "--to", other_dsn)
+    assert (code, text.endswith("all rows are there\n")) == (0, True), text
+    names = (*TABLES, *OF_SHARED, "agent_telemetry_full")
+    assert contents(other_dsn, names) == contents(dsn, names)
+    assert {
+        table["written"] for table in json.loads(run("copy", "--to", other_dsn, "--json")[1])
+    } == {0}
+    assert len(contents(other_dsn, ["agent_contexts"])["agent_contexts"]) == len(rows)
+
+
+def test_the_doctor_misses_a_history(run, database, dsn):
+    asyncio.run(shared_rows(dsn))
+    assert "lost histories" not in run("doctor", "--since", "2020-01-01")[1]
+    database(lambda store: store.execute("DELETE FROM agent_messages"))
+    assert "lost histories" in run("doctor", "--since", "2020-01-01")[1]
 
 
 def test_a_database_is_not_copied_into_itself(run, filled, dsn):
