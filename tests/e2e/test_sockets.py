@@ -234,7 +234,7 @@ async def test_the_whole_program_survives_a_kill_with_an_open_socket(tmp_path, u
             with pytest.raises(ConnectionClosedError):
                 await socket.recv()
 
-        calls = "SELECT * FROM agent_telemetry WHERE record_type = 'llm_call' ORDER BY created_at"
+        calls = "SELECT * FROM agent_telemetry WHERE record_type = 'llm_call' ORDER BY user_message"
 
         async def stored() -> bool:
             return len(await stack.fetch(calls)) == 2
