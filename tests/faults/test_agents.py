@@ -1,4 +1,4 @@
-"""Agents that leave at any moment or send drop by drop: nobody else notices, each has its record."""
+"""Agents that leave at any moment or send drop by drop: nobody else notices, each has a record."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The wall clock jumps: a day on or back, before 1970, to the end of time. Each call has its row."""
+"""The wall clock jumps: a day on or back, before 1970, to the end of time. Each call has a row."""
 
 import time
 
