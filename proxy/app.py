@@ -101,7 +101,7 @@ async def _gateway(config: Config, sock: socket.socket | None, lifeline: int | N
     await gateway.start(sock)
     spooling = asyncio.create_task(_keep_spool(config, gateway, sink), name="spool")
     counting = asyncio.create_task(_count(gateway, metrics), name="count")
-    watching = asyncio.create_task(_watch_lag(metrics), name="lag")
+    watching = asyncio.create_task(watch_lag(metrics), name="lag")
     await stop.wait()
     stop.clear()
     draining = asyncio.create_task(gateway.drain(), name="drain")
@@ -174,7 +174,7 @@ async def _count(gateway: Gateway, metrics: GatewayMetrics) -> None:
         await asyncio.sleep(1)
 
 
-async def _watch_lag(metrics: GatewayMetrics) -> None:
+async def watch_lag(metrics: GatewayMetrics) -> None:
     """Measure how late the event loop gets to what is due: what every call on it waits."""
     loop = asyncio.get_running_loop()
     while True:

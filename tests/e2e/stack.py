@@ -23,7 +23,7 @@ from proxy.store import embedded
 
 ROOT = Path(__file__).parents[2]
 UPSTREAMS = ("OPENAI", "ANTHROPIC", "GEMINI")
-START_S, WAIT_S = 30.0, 60.0
+START_S, WAIT_S = 120.0, 120.0
 
 
 def free_port() -> int:
@@ -92,7 +92,7 @@ class Stack:
         """SIGTERM; returns the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return await asyncio.to_thread(self.process.wait, 30)
+        return await asyncio.to_thread(self.process.wait, 120)
 
     async def is_serving(self) -> bool:
         assert self.process is not None

@@ -94,7 +94,7 @@ def ask_realtime(base: str) -> list[dict]:
 
 async def told(socket: ClientConnection, kind: str) -> None:
     """Wait for an event of this kind."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while json.loads(await socket.recv())["type"] != kind:
             pass
 

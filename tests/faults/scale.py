@@ -5,6 +5,7 @@
 interrupted goes on where it stopped. Figures whose name ends in `_max` keep the largest value.
 """
 
+import fcntl
 import functools
 import json
 import os
@@ -40,12 +41,18 @@ def note(suite: str, **found: float) -> None:
     """Add to a suite's figures."""
     if not IS_FULL:
         return
+    RESULTS.parent.mkdir(exist_ok=True)
+    with open(RESULTS.with_suffix(".lock"), "w") as lock:  # suites may run beside each other
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _add(suite, found)
+
+
+def _add(suite: str, found: dict[str, float]) -> None:
     suites = figures()
     known = suites.setdefault(suite, {})
     for name, value in found.items():
         before = known.get(name, 0)
         known[name] = max(before, value) if name.endswith("_max") else before + value
-    RESULTS.parent.mkdir(exist_ok=True)
     beside = RESULTS.with_suffix(".new")
     beside.write_text(json.dumps({"commit": commit(), "suites": suites}, indent=1, sort_keys=True))
     beside.replace(RESULTS)

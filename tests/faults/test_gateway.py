@@ -6,18 +6,25 @@ import os
 import resource
 import signal
 import subprocess
+import time
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
+from proxy.app import LAG_EVERY_S, watch_lag
 from proxy.exchange import Outcome
+from proxy.metrics import GatewayMetrics
 from proxy.spool.reader import SpoolReader
 from tests.e2e.provider import Provider, whole
-from tests.e2e.stack import Stack, until
+from tests.e2e.stack import Stack, free_port, until
 from tests.faults.test_outage import one_call
 from tests.spool.samples import read_all, totals
 
+GROWTH_MB_MAX = 100
 pytestmark = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
 
 
@@ -53,7 +60,7 @@ async def test_without_descriptors_open_calls_go_on_and_new_ones_come_later(tmp_
             ids = [await running]
             for writer in crowd:
                 writer.close()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 ids.append(await patient_call(session, stack.url))
         assert recorded(stack) == dict.fromkeys(ids, Outcome.COMPLETE)
 
@@ -74,6 +81,72 @@ async def patient_call(session: aiohttp.ClientSession, url: str) -> str:
             return await one_call(session, url, 2)
         except (aiohttp.ClientError, AssertionError):
             await asyncio.sleep(0.1)
+
+
+async def test_large_calls_at_once_fit_a_little_memory(tmp_path):
+    """Several times the memory that the process may take passes through at once, both ways."""
+    body, calls = bytes(range(256)) * 20_000, 40
+    digests = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        digest = sha256()
+        async for piece in request.content.iter_any():
+            digest.update(piece)
+        digests.append(digest.hexdigest())
+        return web.Response(body=body)
+
+    async def call(session: aiohttp.ClientSession, url: str) -> None:
+        digest = sha256()
+        async with session.post(f"{url}/openai/v1/chat/completions", data=BytesIO(body)) as got:
+            async for piece in got.content.iter_any():
+                digest.update(piece)
+        digests.append(digest.hexdigest())
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port := free_port()).start()
+    settings = {"CAPTURE__MAX_BODY_BYTES": "100000"}
+    async with (
+        Stack(tmp_path / "data", f"http://127.0.0.1:{port}", role="gateway", **settings) as stack,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        await call(session, stack.url)
+        before = peak_mb(stack)
+        await asyncio.gather(*(call(session, stack.url) for _ in range(calls)))
+        growth = peak_mb(stack) - before
+    assert growth < GROWTH_MB_MAX < 2 * calls * len(body) / 2**20 / 3
+    await runner.cleanup()
+    assert digests == [sha256(body).hexdigest()] * 2 * (calls + 1)
+    assert set(recorded(stack).values()) == {Outcome.COMPLETE}
+    assert totals(spool_of(stack)).stored == calls + 1
+
+
+def peak_mb(stack: Stack) -> float:
+    (line,) = (
+        line
+        for line in Path(f"/proc/{stack.process.pid}/status").read_text().splitlines()
+        if line.startswith("VmHWM:")
+    )
+    return int(line.split()[1]) / 1024
+
+
+async def test_a_loop_that_is_held_up_shows():
+    metrics = GatewayMetrics.create()
+    watching = asyncio.create_task(watch_lag(metrics))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    time.sleep(LAG_EVERY_S + 0.3)  # the fault
+    lags = []
+    while not lags:
+        await asyncio.sleep(0)
+        lags = [s.value for m in metrics.loop_lag.collect() for s in m.samples if is_sum(s)]
+        lags = [value for value in lags if value]
+    watching.cancel()
+    assert sum(lags) >= 0.25
+
+
+def is_sum(sample) -> bool:
+    return sample.name.endswith("_sum")
 
 
 async def test_a_log_that_nobody_reads_holds_no_call_up(tmp_path):
@@ -111,7 +184,7 @@ async def test_a_stop_lets_streams_end_and_a_second_one_cuts_them(tmp_path, sign
                 stack.process.send_signal(signal.SIGTERM)
                 await until(lambda: refuses(stack.port), "no new call is taken")
             ends = await asyncio.gather(*calls, return_exceptions=True)
-            assert await asyncio.to_thread(stack.process.wait, 20) == 0
+            assert await asyncio.to_thread(stack.process.wait, 120) == 0
         outcomes = set(recorded(stack).values())
         if signals == 1:
             assert all(isinstance(end, str) for end in ends)
@@ -202,7 +275,7 @@ async def test_a_spool_that_cannot_be_used_at_first_is_used_later(tmp_path, smal
         with pytest.raises(KeyError):  # served, without the id of a row
             await one_call(session, stack.url, 1)
         filler.unlink()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             while "calls are recorded" not in stack.log_text():
                 await asyncio.sleep(0.05)
         kept = await one_call(session, stack.url, 2)
@@ -226,5 +299,5 @@ async def test_where_calls_are_to_be_refused_a_full_disk_does_so(tmp_path, small
                 statuses.append(answer.status)
         assert statuses[-1] == 503
         filler.unlink()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             await patient_call(session, stack.url)

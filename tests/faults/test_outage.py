@@ -46,7 +46,7 @@ async def test_memory_is_flat_and_every_call_has_its_row(tmp_path):
             ids |= await calls(stack, CALLS - CALLS // 5)
             after = memory(stack)
             server.start()
-            await until(lambda: stored(stack, ids), "every call has exactly one row", 300)
+            await until(lambda: stored(stack, ids), "every call has exactly one row", 1200)
     finally:
         server.stop()
     growth = {role: round(after[role] - before[role], 1) for role in before}

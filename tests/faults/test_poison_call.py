@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.ledger import check, rows_of
 from tests.e2e.provider import Entry, Load, Provider
 from tests.e2e.stack import Stack, until
@@ -9,21 +11,24 @@ from tests.e2e.stack import Stack, until
 SITE = Path(__file__).parent / "site"
 
 
-async def test_a_call_that_kills_its_decoder_is_quarantined_and_holds_nobody_up(tmp_path):
+@pytest.mark.parametrize("name", ["poison", "hanging"])
+async def test_a_call_that_ends_its_decoder_is_quarantined_and_holds_nobody_up(tmp_path, name):
+    """It ends the process, or never comes back, which ends the process in time."""
     provider = Provider(pause_s=0)
     async with provider.serving() as upstream:
         stack = Stack(tmp_path / "data", upstream)
         stack.environment |= {"PYTHONPATH": str(SITE), "FAULTS_ARMED": str(tmp_path)}
+        stack.environment["FAULTS_BATCH_LIMIT_S"] = "5"
         async with stack:
             await stack.until_ready()
             load = Load(stack.url)
             async with load.running("before"):
                 await load.until(10)
-            async with load.running("poison"):
+            async with load.running(name):
                 await load.until(11)
             async with load.running("after"):
                 await load.until(21)
-            poisoned = [entry for entry in load.ledger if entry.name.startswith("poison")]
+            poisoned = [entry for entry in load.ledger if entry.name.startswith(name)]
             await _set_aside(stack, poisoned)
             others = [entry for entry in load.ledger if entry not in poisoned]
             seen, _ = check(provider, others, await rows_of(stack, provider, others))

@@ -34,7 +34,7 @@ async def test_no_stream_is_broken(tmp_path):
         (memory_mb,) = await asyncio.gather(watch)
         outcomes = Counter(outcome for outcome, _ in found)
         ids = {id for _, id in found}
-        await until(lambda: stored(stack, ids), "every stream has its row", 120)
+        await until(lambda: stored(stack, ids), "every stream has its row", 600)
     assert outcomes == {"whole": STREAMS}
     assert memory_mb <= MEMORY_MB_MAX
     note(SUITE, streams=STREAMS, seconds_max=SECONDS, gateway_mb_max=round(memory_mb))

@@ -39,11 +39,12 @@ class MessageWire:
         self.has_cut = False
         self._cut = cut
         self._tasks: set[asyncio.Task] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self._is_first = True
 
     async def __aenter__(self) -> "MessageWire":
         where = self._directory / ".s.PGSQL.5432"
-        self._server = await asyncio.start_unix_server(self._accept, where)
+        self._server = await asyncio.start_unix_server(self._accepted, where)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -51,10 +52,15 @@ class MessageWire:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
         shutil.rmtree(self._directory)
 
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)  # a task that is cancelled before it began closes nothing
+        self._tasks.add(asyncio.create_task(self._accept(reader, writer)))
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._tasks.add(asyncio.current_task())  # type: ignore[arg-type]  # there is one
         try:
             with contextlib.suppress(asyncio.CancelledError):  # the test is over
                 await self._connected(reader, writer)

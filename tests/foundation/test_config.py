@@ -115,6 +115,32 @@ def test_a_bad_file_gives_one_line_with_file_key_and_remedy(tmp_path, text, said
     assert "\n" not in message
 
 
+def _wrong_tables():
+    """Every key of every section with a value of no use, and a key that no section has."""
+    for section, info in Config.model_fields.items():
+        keys = getattr(info.default_factory, "model_fields", {})
+        for key in keys:
+            for value in ("[[1], [2]]", "{ surely = { not = 1 } }"):
+                yield f"{section}.{key}", f"[{section}]\n{key} = {value}\n"
+        if keys:
+            yield f"{section}.surely_not", f"[{section}]\nsurely_not = 1\n"
+
+
+WRONG_TABLES = list(_wrong_tables())
+
+
+@pytest.mark.parametrize(("key", "text"), WRONG_TABLES)
+def test_every_key_refuses_what_it_cannot_be(tmp_path, key, text):
+    assert len(WRONG_TABLES) >= 100
+    file = tmp_path / "bad.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file, HOME)
+    message = str(caught.value)
+    assert key in message
+    assert "\n" not in message
+
+
 def test_a_bad_variable_is_named():
     with pytest.raises(ConfigError, match="AGENT_TELEMETRY__SPOOL__MAX_BYTES"):
         load(None, HOME | {"AGENT_TELEMETRY__SPOOL__MAX_BYTES": "lots"})

@@ -52,7 +52,7 @@ async def send(port: int, data: bytes) -> bytes:
         pass
     if not agent.over.is_set():
         transport.write_eof()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await agent.over.wait()
     return agent.received
 

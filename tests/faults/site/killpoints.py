@@ -29,6 +29,8 @@ SETTINGS = {
     "proxy.spool.journal": {"ROTATE_BYTES_MIN": 2000},
     "proxy.spool.writer": {"SpoolWriter.__init__(segment_s)": 0.5},
 }
+if "FAULTS_BATCH_LIMIT_S" in os.environ:
+    SETTINGS["proxy.attempts"] = {"LIMIT_S": float(os.environ["FAULTS_BATCH_LIMIT_S"])}
 POISONED = "proxy.assemble"
 
 
@@ -234,12 +236,14 @@ def _die() -> None:
 
 
 def poison(module) -> None:
-    """A decoder that ends the process where the request says so."""
+    """A decoder that ends the process, or hangs, where the request says so."""
     real = module.decode
 
     def decode(exchange, *rest):
         if b"poison" in exchange.request:
             os._exit(3)
+        while b"hanging" in exchange.request:
+            pass
         return real(exchange, *rest)
 
     module.decode = decode
