@@ -76,7 +76,7 @@ POINTS = [
     *_both("gateway", _SYNC, "os.close"),
     *_both("recorder", "proxy.spool.reader", "SpoolReader.read"),
     *_both("recorder", "proxy.spool.reader", "load"),
-    *_both("recorder", "proxy.recorder", "Recorder._calls"),
+    *_both("recorder", "proxy.recorder", "Recorder._told"),
     *_both("recorder", "proxy.spool.reader", "SpoolReader.acknowledge"),
     *_both("recorder", _FOLLOWER, "SlotFollower._begin"),
     *_both("recorder", _FOLLOWER, "SlotFollower._delete_segments"),
