@@ -17,7 +17,8 @@ from uuid import UUID, uuid4
 
 from proxy import __version__
 from proxy.errors import ProxyError
-from proxy.fleet.members import GATEWAY, RECORDER, Member, Members
+from proxy.fleet.member import GATEWAY, RECORDER, Member
+from proxy.fleet.members import Members
 from proxy.log import event
 from proxy.spool.totals import read_totals, summed
 
@@ -59,17 +60,22 @@ def recorder(id: str, *, stored: int, in_hand: int) -> Member:
 async def speak(members: Members, member: Callable[[], Member]) -> None:
     """Say what is new each second, and now and then that we are here. Until cancelled."""
     said, said_at, refusal = None, 0.0, ""
+    is_known = False  # that we are here
     loop = asyncio.get_running_loop()
     while True:
         now = member()
         if _facts(now) != said or loop.time() > said_at + REPEAT_S:
             try:
                 await members.say(now)
+                if not is_known:
+                    await members.come_back(now.id)
             except ProxyError as error:
+                is_known = False
                 if str(error) != refusal:
                     event("fleet is not told", logging.WARNING, reason=str(error))
                 refusal = str(error)
             else:
+                is_known = True
                 said, said_at, refusal = _facts(now), loop.time(), ""
         await asyncio.sleep(LOOK_S)
 

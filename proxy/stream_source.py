@@ -12,13 +12,15 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from proxy.errors import ProxyError, StreamUnavailable
 from proxy.exchange import Exchange
 from proxy.fleet.connection import Connection
 from proxy.fleet.consumer import Consumer, Received
-from proxy.fleet.members import Member, Members
+from proxy.fleet.member import Member
+from proxy.fleet.members import Members
 from proxy.fleet.message import Message
 from proxy.log import event
 from proxy.membership import recorder, say_at_last, speak
@@ -26,7 +28,7 @@ from proxy.sockets import CutCall
 from proxy.source import Delivery
 
 RETRIEVED_S = 600.0  # for the call that a retrieval completes to come from another sidecar
-WARN_S = 60.0
+LOOK_AFTER_S = 60.0
 _REFUSED = "its row was refused"
 
 
@@ -72,7 +74,7 @@ class StreamSource:
             self._consumer.start()
             self._speaking = [
                 asyncio.create_task(speak(self._members, self._member), name="members"),
-                asyncio.create_task(self._warn(), name="versions"),
+                asyncio.create_task(self._look_after(), name="look after"),
             ]
         found = await self._consumer.read(calls_max, bytes_max)
         return [_Taken(each, each.message) for each in found if each.message is not None]
@@ -100,13 +102,15 @@ class StreamSource:
             await say_at_last(self._members, self._member())
         await self._connection.close()
 
-    async def _warn(self) -> None:
-        """Say what only a newer recorder can read; it waits in the stream for one."""
+    async def _look_after(self) -> None:
+        """Say what only a newer recorder can read; move gateways that are gone out of the way."""
         while True:
             with contextlib.suppress(ProxyError):
                 if found := await self._members.not_known():
                     event("messages wait for a newer recorder", logging.WARNING, by_version=found)
-            await asyncio.sleep(WARN_S)
+                if gone := await self._members.depart(datetime.now(UTC)):
+                    event("gateways are gone", logging.WARNING, gateways=gone)
+            await asyncio.sleep(LOOK_AFTER_S)
 
     def _member(self) -> Member:
         return recorder(self._id, stored=self._stored, in_hand=self._consumer.held)

@@ -29,71 +29,20 @@ import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
-
-import orjson
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from proxy.config import Nats
+from proxy.fleet import departed as departing
 from proxy.fleet.connection import Connection, translated
+from proxy.fleet.member import GATEWAY, RECORDER, Member
 from proxy.fleet.stream import fleet_bucket, set_aside_bucket
 from proxy.fleet.subjects import CALL, KNOWN, Subjects
 
 if TYPE_CHECKING:
     from nats.js.api import StreamInfo
 
-SILENT_S = 30.0  # who says nothing for so long is not running, or is cut off
 WATCH_S = 10.0
-GATEWAY, RECORDER = "gateway", "recorder"
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One gateway machine or one recorder, as it spoke last."""
-
-    role: str
-    id: str
-    host: str
-    program: str  # version
-    at: datetime
-    captured: int = 0  # gateways: totals of their spool
-    forwarded: int = 0
-    quarantined: int = 0
-    lost: Mapping[str, int] = field(default_factory=dict)
-    truncated: int = 0
-    disk_bytes: int = 0
-    oldest_waiting_at: datetime | None = None
-    stored: int = 0  # recorders: calls since they started
-    in_hand: int = 0
-
-    @property
-    def key(self) -> str:
-        return f"{self.role}.{self.id}"
-
-    @property
-    def waiting(self) -> int:
-        """Captured and not in the stream yet."""
-        return self.captured - self.forwarded - self.quarantined - sum(self.lost.values())
-
-    @property
-    def is_silent(self) -> bool:
-        return (datetime.now(UTC) - self.at).total_seconds() > SILENT_S
-
-    def to_bytes(self) -> bytes:
-        return orjson.dumps(self)
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Member | None:
-        """None where the bytes are no member; fields of later versions are left out."""
-        try:
-            raw: dict[str, Any] = orjson.loads(data)
-            known = {k: v for k, v in raw.items() if k in cls.__dataclass_fields__}
-            for name in ("at", "oldest_waiting_at"):
-                if known.get(name):
-                    known[name] = datetime.fromisoformat(known[name])
-            return cls(**known)
-        except (ValueError, TypeError, AttributeError):
-            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +50,7 @@ class Fleet:
     """All members, and what the stream holds, in one reading."""
 
     members: tuple[Member, ...] = ()
+    departed: tuple[Member, ...] = ()  # they count, and are not shown
     calls_in_stream: int = 0  # captured calls; parts of sockets are not among them
     messages_in_stream: int = 0
     stream_bytes: int = 0
@@ -117,22 +67,26 @@ class Fleet:
         return [member for member in self.members if member.role == RECORDER]
 
     @property
+    def _counted(self) -> list[Member]:
+        return [*self.gateways, *self.departed]
+
+    @property
     def captured(self) -> int:
-        return sum(member.captured for member in self.gateways)
+        return sum(member.captured for member in self._counted)
 
     @property
     def stored(self) -> int:
-        forwarded = sum(member.forwarded for member in self.gateways)
+        forwarded = sum(member.forwarded for member in self._counted)
         return max(0, forwarded - self.calls_in_stream - self.set_aside)
 
     @property
     def quarantined(self) -> int:
-        return self.set_aside + sum(member.quarantined for member in self.gateways)
+        return self.set_aside + sum(member.quarantined for member in self._counted)
 
     @property
     def lost(self) -> Mapping[str, int]:
         total: dict[str, int] = {}
-        for member in self.gateways:
+        for member in self._counted:
             for reason, number in member.lost.items():
                 total[reason] = total.get(reason, 0) + number
         return total
@@ -143,7 +97,7 @@ class Fleet:
 
     @property
     def truncated(self) -> int:
-        return sum(member.truncated for member in self.gateways)
+        return sum(member.truncated for member in self._counted)
 
     @property
     def disk_bytes(self) -> int:
@@ -188,8 +142,10 @@ class Members:
             aside = await js.stream_info(f"KV_{set_aside_bucket(settings)}")
             large = await js.stream_info(f"OBJ_{settings.stream}_large")
         by_kind = _by_kind(subjects, info)
+        departed = await departing.read(self._connection, self._bucket)
         return Fleet(
-            tuple(await self._members()),
+            tuple(m for m in await self._members() if m.id not in departed.known),
+            tuple(departed.members),
             calls_in_stream=sum(n for (_, kind), n in by_kind.items() if kind == CALL),
             messages_in_stream=info.state.messages,
             stream_bytes=info.state.bytes,
@@ -197,6 +153,27 @@ class Members:
             not_known=_not_known(by_kind),
             set_aside=aside.state.messages,
         )
+
+    async def depart(self, now: datetime) -> int:
+        """Move the gateways that are gone out of the way; returns how many."""
+        gone = departing.are_gone(await self._members(), now)
+        if not gone:
+            return 0
+        before = await departing.read(self._connection, self._bucket)
+        if not await departing.write(self._connection, self._bucket, before.with_more(gone)):
+            return 0  # another does it
+        for member in gone:
+            await self.leave(member)
+        return len(gone)
+
+    async def come_back(self, id: str) -> None:
+        """Count a gateway as itself again, once it has spoken, if it was taken to be gone."""
+        while True:
+            before = await departing.read(self._connection, self._bucket)
+            if id not in before.known:
+                return
+            if await departing.write(self._connection, self._bucket, before.without(id)):
+                return
 
     async def not_known(self) -> Mapping[str, int]:
         """Messages of a later version than this program reads, by version."""

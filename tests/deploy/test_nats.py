@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -12,7 +12,8 @@ from proxy.config import load
 from proxy.errors import ProxyError
 from proxy.exchange import Exchange, Start
 from proxy.fleet.consumer import Consumer
-from proxy.fleet.members import GATEWAY, RECORDER, Member, Members
+from proxy.fleet.member import GATEWAY, RECORDER, Member
+from proxy.fleet.members import Members
 from proxy.fleet.message import Message
 from proxy.fleet.publisher import Packed, Publisher
 from proxy.fleet.stream import ensure
@@ -113,5 +114,10 @@ async def _work(own, central, sidecar, recorder) -> None:
     await until(gone, "everything is acknowledged and cleaned")
     await consumer.close()
     for members, role in ((Members(own, sidecar), GATEWAY), (Members(central, recorder), RECORDER)):
-        await members.say(Member(role, str(uuid4()), "h", "1", datetime.now(UTC)))
+        member = Member(role, str(uuid4()), "h", "1", datetime.now(UTC) - timedelta(days=2))
+        await members.say(member)
+    gone = (await Members(central, recorder).read()).gateways[0]
+    assert await Members(central, recorder).depart(datetime.now(UTC)) == 1
+    await Members(own, sidecar).say(gone)
+    await Members(own, sidecar).come_back(gone.id)
     assert len((await Members(central, recorder).read()).members) == 2

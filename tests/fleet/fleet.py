@@ -80,7 +80,8 @@ class Fleet:
             try:
                 for recorder in self.recorders:
                     recorder.start()
-                await asyncio.gather(*(sidecar.start() for sidecar in self.sidecars))
+                for sidecar in self.sidecars:  # all at once would be slow to answer
+                    await sidecar.start()
                 yield self
                 stopped = [each.stop() for each in (*self.sidecars, *self.recorders)]
                 assert await asyncio.gather(*stopped) == [0] * len(stopped)

@@ -13,10 +13,12 @@ from proxy.config import Nats
 from proxy.errors import ConfigError, StreamMisconfigured, StreamUnavailable
 from proxy.exchange import Exchange, Start
 from proxy.fleet import connection as connecting
+from proxy.fleet import departed
 from proxy.fleet.connection import Connection, validate
 from proxy.fleet.consumer import Consumer, Received
 from proxy.fleet.large import ORPHAN_AGE, LargeStore
-from proxy.fleet.members import GATEWAY, Member, Members
+from proxy.fleet.member import GATEWAY, Member
+from proxy.fleet.members import Members
 from proxy.fleet.message import Message
 from proxy.fleet.publisher import Packed, Publisher
 from proxy.fleet.stream import check, consumer_name, ensure, set_aside_bucket
@@ -341,6 +343,50 @@ async def test_members_speak_and_are_added_up(connection, settings):
     assert fleet.oldest_waiting_at == now
     await members.leave(fleet.recorders[0])
     assert (await members.read()).recorders == []
+
+
+async def test_gateways_that_are_gone_count_and_are_shown_no_more(connection, settings):
+    members, now = Members(connection, settings), datetime.now(UTC)
+    long_ago = now - timedelta(days=2)
+    await members.say(Member(GATEWAY, "here", "h", "1", now, 10, 8))
+    await members.say(Member(GATEWAY, "gone", "h", "1", long_ago, 100, 90, 1, {"damaged": 2}))
+    assert (await members.read()).waiting == 2 + 7
+    assert await members.depart(now) == 1
+    assert await members.depart(now) == 0
+    fleet = await members.read()
+    assert [each.id for each in fleet.members] == ["here"]
+    assert (fleet.captured, fleet.stored, fleet.quarantined) == (110, 98, 1)
+    assert (fleet.lost, fleet.waiting) == ({"damaged": 2, "gone": 7}, 2)
+    # It comes back after all, speaks, and is counted as itself: once, at every moment.
+    await members.say(Member(GATEWAY, "gone", "h", "1", now, 101, 90, 1, {"damaged": 2}))
+    assert (await members.read()).captured == 110
+    await members.come_back("gone")
+    fleet = await members.read()
+    assert (fleet.captured, fleet.lost, fleet.waiting) == (111, {"damaged": 2}, 2 + 8)
+    await members.come_back("gone")
+
+
+async def test_of_two_that_clear_away_one_does(connection, settings, monkeypatch):
+    members, now = Members(connection, settings), datetime.now(UTC)
+    for id in "abc":
+        await members.say(Member(GATEWAY, id, "h", "1", now - timedelta(days=2), 5, 5))
+    done = await asyncio.gather(*(Members(connection, settings).depart(now) for _ in range(5)))
+    assert max(done) == 3
+    assert (await members.read()).captured == 15
+
+
+def test_of_those_gone_longest_only_the_sums_are_kept(monkeypatch):
+    monkeypatch.setattr(departed, "KNOWN_MAX", 2)
+    gone = departed.Departed()
+    for number in range(5):
+        lost = {"damaged": 1}
+        member = Member(GATEWAY, str(number), "h", "1", datetime.now(UTC), 10, 5, 1, lost)
+        gone = gone.with_more([member])
+    again = departed.Departed.from_bytes(gone.to_bytes(), 7)
+    assert list(again.known) == ["3", "4"]
+    assert sum(each.captured for each in again.members) == 50
+    assert sum(each.lost["gone"] for each in again.members) == 15
+    assert not any(each.waiting for each in again.members)
 
 
 def test_a_member_of_a_later_version_is_understood_as_far_as_possible():
