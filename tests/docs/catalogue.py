@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from prometheus_client.metrics import MetricWrapperBase
 
 from proxy import metrics
 from proxy.admin.conservation import ConservationCollector
+from proxy.admin.fleet import FleetCollector, Member
 from proxy.spool.totals import Totals
 
 PROCESSES = {
@@ -36,7 +37,7 @@ class Declared:
 
 def declared() -> list[Declared]:
     """All of them, by name."""
-    found = [*_conservation()]
+    found = [*_read()]
     for create in PROCESSES.values():
         made = create()
         names = getattr(made, "__slots__", None) or vars(made)
@@ -50,8 +51,26 @@ def _declared(metric: MetricWrapperBase) -> Declared:
     return _named(family.name, family.type, tuple(metric._labelnames), family.documentation)
 
 
-def _conservation() -> Iterator[Declared]:
-    for family in ConservationCollector(Totals(lost={"disk_full": 0})).collect():
+@dataclass(frozen=True)
+class _Fleet:
+    """A fleet without members, in whose reading every metric stands."""
+
+    captured: int = 0
+    stored: int = 0
+    waiting: int = 0
+    quarantined: int = 0
+    lost: Mapping[str, int] = field(default_factory=lambda: {"disk_full": 0})
+    gateways: Sequence[Member] = ()
+    recorders: Sequence[Member] = ()
+    messages_in_stream: int = 0
+    stream_bytes: int = 0
+    not_known: Mapping[str, int] = field(default_factory=dict)
+
+
+def _read() -> Iterator[Declared]:
+    """What is not counted by a process but read at each scrape."""
+    collectors = ConservationCollector(Totals(lost={"disk_full": 0})), FleetCollector(_Fleet(), 0)
+    for family in (family for collector in collectors for family in collector.collect()):
         labels = tuple(family.samples[0].labels)
         yield _named(family.name, family.type, labels, family.documentation)
 
