@@ -263,9 +263,13 @@ def _capture(
     found: dict[str, Json] = {
         "request_bytes": end.request_bytes,
         "response_bytes": end.response_bytes,
-        "request_sha256": end.request_sha256,
-        "response_sha256": end.response_sha256,
     }
+    for side, digest in (
+        ("request", exchange.request_sha256 or end.request_sha256),
+        ("response", exchange.response_sha256 or end.response_sha256),
+    ):
+        if digest:  # else the body was cut before anybody had hashed it
+            found[f"{side}_sha256"] = digest
     if truncated := _truncated(call, end):
         found["truncated"] = truncated
     if not end.request_complete:

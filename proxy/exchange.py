@@ -14,6 +14,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -134,7 +135,7 @@ class End:
     error: str | None = None  # for people; without credentials, query strings or body text
     request_bytes: int = 0
     response_bytes: int = 0
-    request_sha256: str = ""
+    request_sha256: str = ""  # empty where the body is kept whole: see `Exchange.request_sha256`
     response_sha256: str = ""
     request_complete: bool = True
     request_kept: int = 0  # bytes of the body that the spool holds; less than the above: truncated
@@ -173,6 +174,18 @@ class Exchange:
     def response_body(self) -> bytes:
         """The answer's body as it crossed the wire, content-encoding included."""
         return b"".join(piece.data for piece in self.response)
+
+    @property
+    def request_sha256(self) -> str | None:
+        """Of the whole body, in hex; None where it was cut without having been hashed."""
+        end = self.end
+        return _sha256(end.request_sha256, end.request_bytes, self.request) if end else None
+
+    @property
+    def response_sha256(self) -> str | None:
+        """As `request_sha256`."""
+        end = self.end
+        return _sha256(end.response_sha256, end.response_bytes, self.response_body) if end else None
 
     def to_bytes(self) -> bytes:
         """The exchange as one JSON document, bodies in base64: raw copies, files, `decode FILE`."""
@@ -213,6 +226,12 @@ class Exchange:
 
 def _first(headers: Headers, wanted: str) -> str | None:
     return next((value for name, value in headers if name == wanted), None)
+
+
+def _sha256(noted: str, size: int, kept: bytes) -> str | None:
+    if noted or len(kept) != size:
+        return noted or None
+    return sha256(kept).hexdigest()
 
 
 def _base64(data: bytes) -> str:

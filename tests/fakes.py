@@ -13,7 +13,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from proxy.exchange import AnswerHead, End, Exchange, Piece, Start
@@ -40,6 +40,11 @@ class MemorySink:
     def start(self, start: Start) -> bool:
         return self._keep("start", start.id, Exchange(start))
 
+    def begin(self, id: UUID, start: bytes, at_us: int, body: bytes) -> int | None:
+        if not self.start(Start.from_bytes(start)):
+            return None
+        return len(body) if body and self.request(id, at_us, body) else 0
+
     def request(self, id: UUID, at_us: int, data: bytes) -> bool:
         return self._keep("request", id, self._change(id, request=self[id].request + data))
 
@@ -53,6 +58,13 @@ class MemorySink:
     def end(self, id: UUID, end: End) -> bool:
         assert self[id].end is None, "an exchange ends once"
         return self._keep("end", id, self._change(id, end=end))
+
+    def finish(self, id: UUID, head: AnswerHead | None, at_us: int, data: bytes, end: End) -> None:
+        if head is not None:
+            self.head(id, head)
+        if data and not self.response(id, at_us, data):
+            end = replace(end, response_kept=end.response_kept - len(data))
+        self.end(id, end)
 
     def __getitem__(self, id: UUID) -> Exchange:
         return self.exchanges[id]

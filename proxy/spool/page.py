@@ -16,6 +16,7 @@ import errno
 import os
 import struct
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from zlib import crc32
 
@@ -56,8 +57,13 @@ class Page:
 
 
 def pack(counters: Sequence[int]) -> bytes:
-    body = _HEAD.pack(_MAGIC, len(counters)) + struct.pack(f"<{len(counters)}Q", *counters)
+    body = _body(len(counters)).pack(_MAGIC, len(counters), *counters)
     return body + _CRC.pack(crc32(body))
+
+
+@cache
+def _body(count: int) -> struct.Struct:
+    return struct.Struct(f"{_HEAD.format}{count}Q")
 
 
 def unpack(data: bytes) -> tuple[int, ...] | None:

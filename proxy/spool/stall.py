@@ -19,11 +19,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from threading import Condition, Thread
+from typing import TypeVar
 from uuid import UUID
 
 from proxy.exchange import AnswerHead, End, Start
 from proxy.spool.totals import Loss
 from proxy.spool.writer import SpoolWriter
+
+T = TypeVar("T")
 
 STALL_S = 0.05
 GRACE_S = 0.005  # what an append in the thread may hold up its call
@@ -68,11 +71,14 @@ class StallGuard:
     def start(self, start: Start) -> bool:
         if self._is_direct():
             return self._timed(partial(self._writer.start, start))
-        if self._later(partial(self._writer.start, start), _RECORD_BYTES):
-            return True
-        with self._changed:
-            self._stalled += 1
-        return False
+        return self._start_later(partial(self._writer.start, start))
+
+    def begin(self, id: UUID, start: bytes, at_us: int, body: bytes) -> int | None:
+        if self._is_direct():
+            return self._timed(partial(self._writer.begin, id, start, at_us, body))
+        if not self._start_later(partial(self._writer.begin, id, start, at_us, b"")):
+            return None
+        return len(body) if body and self._body(0, id, at_us, body) else 0
 
     def request(self, id: UUID, at_us: int, data: bytes) -> bool:
         if self._is_direct():
@@ -93,6 +99,16 @@ class StallGuard:
         if self._is_direct():
             return self._timed(partial(self._end, id, end))
         return self._later(partial(self._end, id, end), 0)
+
+    def finish(self, id: UUID, head: AnswerHead | None, at_us: int, data: bytes, end: End) -> None:
+        if self._is_direct():
+            self._timed(partial(self._finish, id, head, at_us, data, end))
+            return
+        if head is not None:
+            self._later(partial(self._writer.head, id, head), 0)
+        if data and not self._body(1, id, at_us, data):
+            end = replace(end, response_kept=end.response_kept - len(data))
+        self._later(partial(self._end, id, end), 0)
 
     async def synced(self) -> None:
         """As the writer's; what still waits for the disk here is not waited for longer."""
@@ -118,14 +134,21 @@ class StallGuard:
         """Whether the caller may append itself."""
         return self._worker is None and not self._writer.is_disk_busy
 
-    def _timed(self, append: Callable[[], bool]) -> bool:
+    def _timed(self, append: Callable[[], T]) -> T:
         if self._stalled:
             self._count_stalled()
         began = self._clock()
-        is_taken = append()
+        result = append()
         if self._clock() - began > STALL_S:
             self._begin()
-        return is_taken
+        return result
+
+    def _start_later(self, append: Callable[[], object]) -> bool:
+        if self._later(append, _RECORD_BYTES):
+            return True
+        with self._changed:
+            self._stalled += 1
+        return False
 
     def _body(self, side: int, id: UUID, at_us: int, data: bytes) -> bool:
         if self._later(partial(self._write_body, side, id, at_us, data), len(data) + _RECORD_BYTES):
@@ -187,14 +210,21 @@ class StallGuard:
             self._missed.setdefault(id, [0, 0])[side] += len(data)
 
     def _end(self, id: UUID, end: End) -> bool:
-        request, response = self._missed.pop(id, (0, 0))
-        if request or response:
-            end = replace(
-                end,
-                request_kept=end.request_kept - request,
-                response_kept=end.response_kept - response,
-            )
-        return self._writer.end(id, end)
+        return self._writer.end(id, self._corrected(id, end))
+
+    def _finish(self, id: UUID, head: AnswerHead | None, at_us: int, data: bytes, end: End) -> None:
+        self._writer.finish(id, head, at_us, data, self._corrected(id, end))
+
+    def _corrected(self, id: UUID, end: End) -> End:
+        """The end without what the writer has refused since the call was told it is kept."""
+        request, response = self._missed.pop(id, (0, 0)) if self._missed else (0, 0)
+        if not request and not response:
+            return end
+        return replace(
+            end,
+            request_kept=end.request_kept - request,
+            response_kept=end.response_kept - response,
+        )
 
     def _count_stalled(self) -> None:
         with self._changed:

@@ -56,8 +56,8 @@ class _Open:
 
     __slots__ = ("is_request_cut", "is_response_cut", "next_part")
 
-    def __init__(self) -> None:
-        self.next_part = 1
+    def __init__(self, next_part: int = 1) -> None:
+        self.next_part = next_part
         self.is_request_cut = False
         self.is_response_cut = False
 
@@ -127,17 +127,41 @@ class SpoolWriter:
 
     def start(self, start: Start) -> bool:
         """Begin a call. False: it is not captured, and counted as lost."""
+        return self._start(start.id.bytes, _encoded(start))
+
+    def _start(self, key: bytes, payload: bytes | None) -> bool:
         if self._is_closed:
             return False
         self._settle_owed()
-        loss = self._append_start(start)
+        loss = self._append_start(key, payload)
         if loss is None:
-            self._open[start.id.bytes] = _Open()
+            self._open[key] = _Open()
             self._counters.sequence += 1
         else:
             self._counters.lost[loss] += 1
         self._write_page()
         return loss is None
+
+    def begin(self, id: UUID, start: bytes, at_us: int, body: bytes) -> int | None:
+        """Begin a call and keep what of its request's body is at hand, in one write.
+
+        `start` is what `Start.to_bytes` gives. How many bytes of the body are kept; None: the call
+        is not captured, and counted as lost.
+        """
+        if self._is_easy(body):
+            key, sequence = id.bytes, self._counters.sequence + 1
+            whole = self._write_together(
+                (header_bytes(Kind.START, key, start, number=sequence), start),
+                (header_bytes(Kind.REQUEST, key, body, part=1, number=at_us), body),
+            )
+            if whole:
+                self._open[key] = _Open(next_part=whole)
+                self._counters.sequence = sequence
+                self._write_page()
+                return len(body) if whole == 2 or self.request(id, at_us, body) else 0
+        if not self._start(id.bytes, start):
+            return None
+        return len(body) if body and self.request(id, at_us, body) else 0
 
     def request(self, id: UUID, at_us: int, data: bytes) -> bool:
         call = self._open.get(id.bytes)
@@ -177,6 +201,40 @@ class SpoolWriter:
         if loss is not None and len(self._owed) < OWED_ENDS_MAX:
             self._owed[id.bytes] = (call.next_part, end.at_us, payload)
         return loss is None
+
+    def finish(self, id: UUID, head: AnswerHead | None, at_us: int, data: bytes, end: End) -> None:
+        """The last of a call in one write: its answer's head, a last piece of the body, its end.
+
+        `end` says that the piece is kept; where it cannot be, the end that is written says so.
+        """
+        key = id.bytes
+        call = self._open.get(key)
+        if call is not None and data and not call.is_response_cut and self._is_easy(data):
+            part = call.next_part
+            records = []
+            payload = _encoded(head) if head is not None else None
+            if head is not None and payload is not None:
+                fields = header_bytes(Kind.HEAD, key, payload, part=part, number=head.at_us)
+                records.append((fields, payload))
+                part += 1
+            records.append((header_bytes(Kind.RESPONSE, key, data, part=part, number=at_us), data))
+            payload = _encoded(end) or replace(end, error="unprintable").to_bytes()
+            fields = header_bytes(Kind.END, key, payload, part=part + 1, number=end.at_us)
+            records.append((fields, payload))
+            whole = self._write_together(*records)
+            if whole == len(records):
+                del self._open[key]
+                return
+            call.next_part += whole
+            if whole:
+                head = None
+            if whole == len(records) - 1:
+                data = b""
+        if head is not None:
+            self.head(id, head)
+        if data and not self.response(id, at_us, data):
+            end = replace(end, response_kept=end.response_kept - len(data))
+        self.end(id, end)
 
     def cut(self, id: UUID, *, is_request: bool) -> None:
         """Somebody else could not keep the rest of this body."""
@@ -231,14 +289,48 @@ class SpoolWriter:
         self._page.close()
         os.close(self._lock)
 
-    def _append_start(self, start: Start) -> Loss | None:
-        payload = _encoded(start)
+    def _is_easy(self, data: bytes) -> bool:
+        """Whether nothing stands against several records in one write, as nearly always."""
+        return (
+            0 < len(data) <= PAYLOAD_BYTES_MAX
+            and not (self._is_closed or self._is_boot_due or self._owed or self._reserve.is_spent)
+            and self._has_room(self._bodies_bytes_max)
+        )
+
+    def _write_together(self, *records: tuple[bytes, bytes]) -> int:
+        """How many of these records, each a header and a payload, are written whole.
+
+        What is not can be tried one by one, as if it had not been tried yet.
+        """
+        pieces = [piece for record in records for piece in record]
+        size = sum(map(len, pieces))
+        try:
+            written = os.writev(self._segment_for(size), pieces)
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                self._give_up(error.errno or errno.EIO)
+            return 0
+        self._offset += written
+        self._used += written
+        self._sync.wake()
+        if written == size:
+            return len(records)
+        self._give_up(errno.ENOSPC)
+        whole = 0
+        for header, payload in records:
+            written -= len(header) + len(payload)
+            if written < 0:
+                break
+            whole += 1
+        return whole
+
+    def _append_start(self, key: bytes, payload: bytes | None) -> Loss | None:
         if payload is None:
             return Loss.TOO_LARGE
         if not self._has_room(self._max_bytes):
             return Loss.SPOOL_FULL
         sequence = self._counters.sequence + 1
-        return self._append(Kind.START, start.id.bytes, payload, number=sequence)
+        return self._append(Kind.START, key, payload, number=sequence)
 
     def _append_body(self, kind: Kind, key: bytes, call: _Open, at_us: int, data: bytes) -> bool:
         if not self._has_room(self._bodies_bytes_max) or self._is_scarce():

@@ -62,7 +62,6 @@ class Admitted:
     origin: Origin
     target: bytes  # path and query for the upstream
     recorded_target: str
-    fields: Fields
     endpoint: Endpoint | None  # None: no model call, forwarded without a row
     labels: Labels
     content: str
@@ -254,7 +253,6 @@ class Admission:
             origin,
             path if query is None else path + b"?" + query,
             credentials.masked_target(path, query, found),
-            fields,
             endpoint,
             labels,
             self.content_of(labels.project, wish),

@@ -18,16 +18,14 @@ import os
 import time
 from dataclasses import dataclass
 from typing import cast
-from uuid import UUID
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 from proxy import report
 from proxy.config import Config
-from proxy.endpoints import Endpoint
 from proxy.errors import ReportInvalid
-from proxy.exchange import Outcome, Start
-from proxy.wire import credentials, fields, headers, reporting
+from proxy.exchange import Outcome
+from proxy.wire import fields, headers, plans, reporting
 from proxy.wire.admission import Admission, Admitted, Healthy, Reporting
 from proxy.wire.agent import AgentConnection, Relayed, refusal_bytes
 from proxy.wire.answer import Framing, Head
@@ -66,7 +64,6 @@ class Relay:
 
     def __init__(self, config: Config, sink: Sink | None) -> None:
         self.signers = signers_of(config)
-        self.admission = Admission(config, signs=frozenset(self.signers))
         self.upstreams = upstreams_of(config)
         self.stats = Stats()
         self.room = config.capture.max_body_bytes
@@ -75,6 +72,8 @@ class Relay:
         self.record_into(sink)
         self.refuses_when_full = config.spool.when_full == "refuse"
         self.salt = os.urandom(32)
+        self.admission = Admission(config, signs=frozenset(self.signers))
+        self.plans = plans.Plans(self.admission, self.salt)
         self.is_draining = False
         self.is_stopped = False
         self._quiet: asyncio.Future[None] | None = None
@@ -113,11 +112,13 @@ class Call:
         "_answer_began",
         "_at_ns",
         "_began_ns",
+        "_body",
         "_connection",
-        "_fields",
         "_is_http_1_1",
         "_keeps_alive",
+        "_length",
         "_patience",
+        "_plan",
         "_relay",
         "_request",
         "_row_id",
@@ -131,35 +132,39 @@ class Call:
         self._relay = relay
         self._request = request
         self._agent = cast(AgentConnection, request.protocol)
-        self._fields = fields.from_raw(request.raw_headers)
         self._is_http_1_1 = request.version == HttpVersion11
-        self._keeps_alive = self._is_http_1_1 and request.keep_alive and self._is_parsed_alone()
+        self._keeps_alive = False
+        self._length: bytes | None = None
         self._tap: Tap | None = None
         self._row_id: str | None = None
         self._connection: Connection | None = None
         self._upload: Upload | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._answer_began = False
+        self._body = b""  # what of the request's is at hand when the call begins
 
     async def run(self) -> web.StreamResponse:
         request = self._request
         if request.version not in (HttpVersion10, HttpVersion11):  # llhttp reads 0.9 and 2.0
             return self._refuse_unrecorded(_VERSION)
-        decision = self._relay.admission.decide(
+        plan, self._length = self._relay.plans.of(
             request.method,
-            request.raw_path.encode("utf-8", "surrogateescape"),
-            self._fields,
+            request.raw_path,
+            request.raw_headers,
             is_http_1_0=not self._is_http_1_1,
         )
-        if isinstance(decision, Refusal):
-            return self._refuse_unrecorded(decision)
-        if isinstance(decision, Healthy):
+        if isinstance(plan, Refusal):
+            return self._refuse_unrecorded(plan)
+        if isinstance(plan, Healthy):
             return self._answer_health()
-        if isinstance(decision, Reporting):
-            return await self._take_report(decision)
+        if isinstance(plan, Reporting):
+            return await self._take_report(plan)
+        self._plan, decision = plan, plan.admitted
+        self._keeps_alive = self._is_http_1_1 and request.keep_alive and plan.is_parsed_alone
         if self._must_be_refused(decision):
             return self._refuse_unrecorded(_FULL, decision.dialect)
         if not decision.is_websocket:  # of these nothing is recorded before they are open
+            self._body = request.content.read_nowait()
             self._open_tap(decision)
             self._count(decision)
         try:
@@ -186,10 +191,11 @@ class Call:
     # The request.
 
     async def _exchange(self, admitted: Admitted) -> web.StreamResponse:
-        self._expect_continue()
+        if self._plan.expects_continue:
+            self._expect_continue()
         signer = self._relay.signers.get(admitted.origin.name)
         if signer is None:
-            upload = self._upload = self._upload_of(admitted)
+            upload = self._upload = self._plain_upload()
         else:
             upload = self._upload = await self._signed_upload(admitted, signer)
         head = await self._ask(admitted, upload)
@@ -202,27 +208,13 @@ class Call:
         await self._relay_answer(admitted, connection, head)
         return Relayed(keeps_alive=self._keeps_alive and upload.is_whole)
 
-    def _is_parsed_alone(self) -> bool:
-        """Whether aiohttp's parser keeps this request apart from the next one of its connection.
-
-        It hands the last trailer of a chunked body to the next request as a header, and it drops
-        what was sent behind a request for another switch than a WebSocket's, such as h2c.
-        """
-        return fields.first(self._fields, b"transfer-encoding") is None and (
-            headers.wanted_protocol(self._fields) in (None, b"websocket")
-        )
-
-    def _upload_of(self, admitted: Admitted) -> Upload:
-        origin = admitted.origin
-        lines = headers.to_upstream(
-            self._fields, origin.host, origin.key, keeps_upgrade=admitted.is_websocket
-        )
-        start = b"%b %b HTTP/1.1\r\n" % (self._request.method.encode(), admitted.target)
+    def _plain_upload(self) -> Upload:
         return Upload(
-            b"".join((start, *lines, b"\r\n")),
+            self._plan.to_upstream(self._length),
             self._request.content,
             self._tap,
-            is_chunked=fields.first(self._fields, b"transfer-encoding") is not None,
+            self._body,
+            is_chunked=self._plan.is_chunked,
             idle_timeout_s=self._relay.idle_timeout_s,
         )
 
@@ -230,16 +222,17 @@ class Call:
         """The request with its whole body, signed."""
         self._continue()  # the upstream cannot be asked whether it wants the body
         timeout_s = self._relay.idle_timeout_s
-        body = await whole_body(self._request.content, BODY_BYTES_MAX, timeout_s)
-        if self._tap is not None and body:
-            self._tap.request(body)
+        body = await whole_body(self._request.content, self._body, BODY_BYTES_MAX, timeout_s)
+        if self._tap is not None and (rest := body[len(self._body) :]):
+            self._tap.request(rest)
         method, target = self._request.method, admitted.target
-        signed = await signer.signed(method, target, self._fields, body)
+        given = fields.from_raw(self._request.raw_headers)
+        signed = await signer.signed(method, target, given, body)
         lines = headers.to_upstream(signed, admitted.origin.host, None)
         start = b"%b %b HTTP/1.1\r\n" % (method.encode(), target)
         head = b"".join((start, *lines, b"\r\n", body))
         content, tap = self._request.content, self._tap
-        return Upload(head, content, tap, is_chunked=False, idle_timeout_s=timeout_s)
+        return Upload(head, content, tap, b"", is_chunked=False, idle_timeout_s=timeout_s)
 
     async def _ask(self, admitted: Admitted, upload: Upload) -> Head:
         """Send the request; the final head of the answer. One retry for a stale connection."""
@@ -272,10 +265,8 @@ class Call:
 
     def _expect_continue(self) -> None:
         """An agent that waits for `100 Continue` gets it from us if the upstream sends none."""
-        expectation = fields.first(self._fields, b"expect")
-        if expectation is not None and expectation.strip().lower() == b"100-continue":
-            loop = asyncio.get_running_loop()
-            self._patience = loop.call_later(CONTINUE_AFTER_S, self._continue)
+        loop = asyncio.get_running_loop()
+        self._patience = loop.call_later(CONTINUE_AFTER_S, self._continue)
 
     def _continue(self) -> None:
         if self._patience is None:
@@ -303,15 +294,18 @@ class Call:
         outcome = Outcome.COMPLETE if head.status < 400 else Outcome.UPSTREAM_ERROR
         while not connection.is_drained:
             if out and not connection.has_piece:
+                if tap is not None:
+                    tap.release()
                 agent.send(out)
                 out = b""
             piece = await connection.read()
             if not piece:
                 break
+            is_last = connection.is_drained
             if tap is not None:
-                tap.response(piece)
+                tap.response(piece, is_last=is_last)
             out += chunk(piece) if is_chunked else piece
-            if connection.is_drained:
+            if is_last:
                 break
             agent.send(out)
             out = b""
@@ -335,6 +329,7 @@ class Call:
             self._tap.head(
                 head.status,
                 lambda: headers.kept_of_answer(head.fields, admitted.credentials),
+                announced=fields.first(head.fields, b"content-length"),
                 is_recorded_elsewhere=is_recorded_elsewhere,
             )
         lines = headers.to_agent(head.fields, self._row_id)
@@ -362,6 +357,7 @@ class Call:
         if self._tap is not None:
             self._tap.request_complete()
             self._tap.head(101, lambda: headers.kept_of_answer(head.fields, admitted.credentials))
+            self._tap.release()
         lines = headers.to_agent(head.fields, self._row_id)
         switch = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
         self._agent.send(b"".join((_status_line(head), *lines, switch)))
@@ -381,32 +377,19 @@ class Call:
         if endpoint is None or sink is None:
             return
         id = mint_id(self._at_ns)
+        name = str(id)
         self._tap = Tap.open(
             sink,
-            lambda: self._start(id, admitted, endpoint),
+            id,
+            lambda: self._plan.start(name, self._at_ns, self._length),
             self._began_ns,
             SOCKET_BYTES_MAX if admitted.is_websocket else relay.room,
             relay.stats.count_tap_fault,
+            body=self._body,
+            announced=self._length,
         )
         if self._tap is not None and relay.adds_id and endpoint.makes_row:
-            self._row_id = str(id)
-
-    def _start(self, id: UUID, admitted: Admitted, endpoint: Endpoint) -> Start:
-        salt = self._relay.salt
-        return Start(
-            id,
-            self._at_ns,
-            admitted.origin.name,
-            admitted.dialect,
-            endpoint.name,
-            self._request.method,
-            admitted.recorded_target,
-            headers.kept_of_request(self._fields, admitted.credentials),
-            admitted.labels,
-            admitted.content,
-            salt.hex(),
-            credentials.as_secrets(admitted.credentials, salt),
-        )
+            self._row_id = name
 
     def _count(self, admitted: Admitted) -> None:
         stats = self._relay.stats
@@ -438,13 +421,16 @@ class Call:
 
     async def _take_report(self, wanted: Reporting) -> Relayed:
         """Read, check and append a report. Nothing is begun before the body is whole."""
-        relay, said = self._relay, wanted.labels
-        self._expect_continue()
-        self._continue()
+        relay, said, request = self._relay, wanted.labels, self._request
+        given = fields.from_raw(request.raw_headers)
+        is_parsed_alone = plans.is_parsed_alone(given)
+        self._keeps_alive = self._is_http_1_1 and request.keep_alive and is_parsed_alone
+        if plans.expects_continue(given):
+            self._expect_continue()
+            self._continue()
         try:
-            body = await whole_body(
-                self._request.content, report.REPORT_BYTES_MAX, relay.idle_timeout_s
-            )
+            limit = report.REPORT_BYTES_MAX
+            body = await whole_body(request.content, b"", limit, relay.idle_timeout_s)
             kind = wanted.endpoint.name
             found = report.read(kind, body, project=said.project, session=said.session)
         except BodyFault as fault:
@@ -492,7 +478,7 @@ class Call:
             return Relayed(keeps_alive=False)
         if self._tap is not None:
             self._tap.head(refusal.status, lambda: (("content-type", "application/json"),))
-            self._tap.response(refusal.body)
+            self._tap.response(refusal.body, is_last=True)
         self._end(outcome, refusal.text)
         extra = [b"%b: %b\r\n" % (headers.ID, self._row_id.encode())] if self._row_id else []
         if self._agent.transport is not None:

@@ -24,6 +24,7 @@ class Upload:
     """One request. `begin` sends it; a second `begin` repeats it on another connection."""
 
     __slots__ = (
+        "_begun",
         "_content",
         "_head",
         "_idle_timeout_s",
@@ -42,10 +43,12 @@ class Upload:
         head: bytes,
         content: StreamReader,
         tap: Tap | None,
+        begun: bytes,
         *,
         is_chunked: bool,
         idle_timeout_s: float,
     ) -> None:
+        """`begun`: what of the body has been taken from `content` and appended to the tap."""
         self._head = head
         self._content = content
         self._tap = tap
@@ -57,6 +60,7 @@ class Upload:
         self.fault: Refusal | None = None  # what the agent did wrong
         self.has_body_begun = False
         self.is_whole = False  # sent to its end
+        self._begun = begun
 
     @property
     def is_repeatable(self) -> bool:
@@ -70,6 +74,10 @@ class Upload:
         """Send head and body; what of the body has not arrived yet follows in a task."""
         self.stop()
         head = b"".join((self._head, *map(self._framed, self._kept or ())))
+        if self._begun:
+            head += self._framed(self._begun)
+            self._keep(self._begun)
+            self._begun = b""
         if not self._content.is_eof():
             connection.write(head)
             sending = self._send_rest(connection)
@@ -108,9 +116,12 @@ class Upload:
         connection.abort()  # which wakes whoever waits for the answer
 
     def _take(self, piece: bytes) -> None:
-        self.has_body_begun = True
         if self._tap is not None:
             self._tap.request(piece)
+        self._keep(piece)
+
+    def _keep(self, piece: bytes) -> None:
+        self.has_body_begun = True
         if self._kept is not None:
             self._kept_bytes += len(piece)
             self._kept.append(piece)
@@ -131,18 +142,19 @@ class Upload:
         return chunk(piece) if self._is_chunked else piece
 
 
-async def whole_body(content: StreamReader, bytes_max: int, idle_timeout_s: float) -> bytes:
-    """The body, read to its end. Raises BodyFault."""
-    found = bytearray()
+async def whole_body(
+    content: StreamReader, begun: bytes, bytes_max: int, idle_timeout_s: float
+) -> bytes:
+    """The body, read to its end; `begun` was read before. Raises BodyFault."""
+    found = bytearray(begun)
     try:
-        while True:
+        while len(found) <= bytes_max:
             async with asyncio.timeout(idle_timeout_s):
                 piece = await content.readany()
             if not piece:
                 return bytes(found)
             found += piece
-            if len(found) > bytes_max:
-                raise BodyFault(413, f"a body over {bytes_max} bytes is not taken here")
+        raise BodyFault(413, f"a body over {bytes_max} bytes is not taken here")
     except TimeoutError:
         raise BodyFault(*_STOPPED) from None
     except (web.RequestPayloadError, ConnectionError, RuntimeError):  # as in Upload

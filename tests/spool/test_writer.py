@@ -311,6 +311,81 @@ def test_a_record_written_short_is_left_behind(
     assert totals(tmp_path).truncated == 1
 
 
+def together(writer: SpoolWriter, body: bytes = b"ask", answer: bytes = b"yes") -> UUID | None:
+    """One whole call in two writes."""
+    id = call_id()
+    if (kept := writer.begin(id, a_start(id).to_bytes(), 1, body)) is None:
+        return None
+    end = replace(an_end(), request_kept=kept, response_kept=len(answer))
+    writer.finish(id, AnswerHead(2, 200), 3, answer, end)
+    return id
+
+
+def test_what_is_written_together_is_what_is_written_one_by_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    writer = a_writer(one)
+    write_call(writer, answer=(b"yes",))
+    write_call(writer, b"x" * (PAYLOAD_BYTES_MAX + 1), (b"y" * (PAYLOAD_BYTES_MAX + 1),))
+    writer.close()
+    writer = a_writer(two)
+    together(writer)
+    together(writer, b"x" * (PAYLOAD_BYTES_MAX + 1), b"y" * (PAYLOAD_BYTES_MAX + 1))
+    writer.close()
+    assert kinds(segment_files(one)[0]) == kinds(segment_files(two)[0])
+    for apart, joined in zip(recorded(one), recorded(two), strict=True):
+        assert body(apart.exchange) == body(joined.exchange)
+        assert apart.exchange.head == joined.exchange.head
+        assert not joined.is_damaged
+
+
+@pytest.mark.parametrize("missing", range(1, 60, 4))
+@pytest.mark.parametrize("is_retried", [False, True])
+def test_of_a_write_that_came_short_whole_records_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int, is_retried: bool
+) -> None:
+    """At each of the two writes of a call, cut anywhere: nothing is double, and what the end says
+    is kept is what is kept."""
+    clock = Clock()
+    real = os.write
+    tries: list[int] = []
+
+    def short(fd: int, parts: list[bytes]) -> int:
+        whole = b"".join(parts)
+        tries.append(len(whole))
+        if is_retried:
+            clock.now += RETRY_S
+        return real(fd, whole[: max(1, len(whole) * missing // 60)] if len(tries) == 1 else whole)
+
+    for at in range(2):
+        tries.clear()
+        root = tmp_path / str(at)
+        writer, id = a_writer(root, clock=clock), call_id()
+        with monkeypatch.context() as patch:
+            if at == 0:
+                patch.setattr(os, "writev", short)
+            kept = writer.begin(id, a_start(id).to_bytes(), 1, b"ask")
+        clock.now += RETRY_S
+        with monkeypatch.context() as patch:
+            if at == 1:
+                patch.setattr(os, "writev", short)
+            end = replace(an_end(), request_kept=kept or 0, response_kept=3)
+            writer.finish(id, AnswerHead(2, 200), 3, b"yes", end)
+        clock.now += RETRY_S
+        assert together(writer) is not None
+        writer.close()
+        found = recorded(root)
+        assert totals(root).waiting == 0
+        assert totals(root).captured == 1 + (kept is not None) + totals(root).lost["disk_full"]
+        assert len(found) == 1 + (kept is not None)
+        if kept is not None:
+            exchange = found[0].exchange
+            assert exchange.start.id == id
+            assert exchange.end is not None
+            assert len(exchange.request) == exchange.end.request_kept == kept
+            assert len(exchange.response_body) == exchange.end.response_kept
+            assert not found[0].is_damaged or exchange.head is None
+
+
 def test_without_descriptors_the_old_segment_grows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

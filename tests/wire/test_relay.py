@@ -78,7 +78,7 @@ async def test_the_exchange_is_recorded_whole():
     assert exchange.response_header("x-request-id") == "r-1"
     assert exchange.end.outcome is Outcome.COMPLETE
     assert exchange.end.request_complete
-    assert exchange.end.response_sha256 == sha256(b"answer").hexdigest()
+    assert exchange.response_sha256 == sha256(b"answer").hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -434,16 +434,18 @@ async def test_an_agent_that_leaves_ends_the_upstreams_call(is_quiet, how):
 
 
 async def test_an_agent_that_leaves_before_the_answer_ends_the_upstreams_call():
-    gone = asyncio.Event()
+    asked, gone = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.message()
+        asked.set()
         await peer.until_gone()
         gone.set()
 
     async with stand(script) as s:
         await s.agent.send(post(CHAT))
-        await s.sink.until(lambda: s.sink.order == ["start", "request"])
+        await asyncio.wait_for(asked.wait(), 10)
+        assert s.sink.order == ["start", "request"]
         s.agent.close()
         await asyncio.wait_for(gone.wait(), 10)
         await s.sink.until_ended()
@@ -605,7 +607,7 @@ async def test_no_fault_of_recording_reaches_the_call(fault):
             answer = await s.agent.message()
             assert answer.body == b"ab"
             has_id = answer.get(b"x-agent-telemetry-id") is not None
-            assert has_id == (fault not in ("start", "refused"))
+            assert has_id == (fault not in ("start", "request", "refused"))
         assert s.gateway.stats.tap_faults == (0 if fault == "refused" else 2)
 
 

@@ -200,7 +200,7 @@ async def test_connections_beyond_the_limit_are_turned_away():
 
 async def test_a_fault_of_the_gateway_itself_is_a_500_without_details(caplog):
     async with stand(answering(whole(b"ok"))) as s:
-        s.gateway._relay.admission = None
+        s.gateway._relay.plans = None
         await s.agent.send(post(CHAT, CANARY))
         answer = await s.agent.message()
     assert (answer.status, b"error inside the gateway" in answer.body) == (500, True)

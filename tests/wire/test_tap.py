@@ -23,9 +23,11 @@ class Faults:
         self.count += 1
 
 
-def opened(sink, room=1000, faults=None):
-    start = Start(ID, 0, "openai", "openai", "chat.completions", "POST", "/v1/chat/completions")
-    return Tap.open(sink, lambda: start, monotonic_ns(), room, faults or Faults())
+START = Start(ID, 0, "openai", "openai", "chat.completions", "POST", "/v1/chat/completions")
+
+
+def opened(sink, room=1000, faults=None, **more):
+    return Tap.open(sink, ID, START.to_bytes, monotonic_ns(), room, faults or Faults(), **more)
 
 
 def test_bodies_are_kept_counted_and_hashed():
@@ -46,8 +48,8 @@ def test_bodies_are_kept_counted_and_hashed():
     assert (end.outcome, end.error, end.request_complete) == (Outcome.COMPLETE, None, True)
     assert (end.request_bytes, end.request_kept) == (3, 3)
     assert (end.response_bytes, end.response_kept) == (5, 5)
-    assert end.request_sha256 == sha256(b"abc").hexdigest()
-    assert end.response_sha256 == sha256(b"12345").hexdigest()
+    assert exchange.request_sha256 == sha256(b"abc").hexdigest()
+    assert exchange.response_sha256 == sha256(b"12345").hexdigest()
     assert sink.order == ["start", "request", "request", "head", "response", "response", "end"]
 
 
@@ -62,20 +64,71 @@ def test_times_are_offsets_that_do_not_go_back():
     assert times[-1] < 60_000_000
 
 
-@given(st.lists(st.binary(min_size=1, max_size=9)), st.integers(1, 40))
-def test_what_is_kept_is_a_prefix_within_the_room(pieces, room):
-    """For every split: kept = the first `room` bytes; size and hash are of the whole."""
+def test_what_is_released_together_is_appended_together():
     sink = MemorySink()
-    tap = opened(sink, room)
+    tap = opened(sink, body=b"question")
+    tap.request_complete()
+    tap.head(200, lambda: (("content-type", "x"),))
+    assert sink.order == ["start", "request"]
+    tap.response(b"answer", is_last=True)
+    tap.end(Outcome.COMPLETE)
+    exchange = sink[ID]
+    assert sink.order == ["start", "request", "head", "response", "end"]
+    assert (exchange.request, exchange.response_body) == (b"question", b"answer")
+    assert (exchange.end.request_kept, exchange.end.response_kept) == (8, 6)
+
+
+def test_a_head_that_is_released_alone_is_appended_before():
+    sink = MemorySink()
+    tap = opened(sink)
+    tap.head(200, tuple)
+    tap.release()
+    assert sink.order == ["start", "head"]
+    tap.response(b"1")
+    tap.end(Outcome.COMPLETE)
+    assert sink.order == ["start", "head", "response", "end"]
+
+
+def test_a_last_piece_that_is_not_taken_is_not_said_to_be_kept():
+    sink = MemorySink()
+    tap = opened(sink)
+    tap.response(b"one")
+    tap.response(b"two", is_last=True)
+    sink.accepts = False
+    tap.end(Outcome.COMPLETE)
+    sink.accepts = True
+    assert sink[ID].response_body == b"one"
+
+
+def test_a_body_of_which_nothing_is_taken_is_hashed_all_the_same():
+    sink = MemorySink()
+    tap = opened(sink, announced=b"6")
+    sink.accepts = False
+    tap.request(b"abc")
+    tap.request(b"def")
+    sink.accepts = True
+    tap.end(Outcome.COMPLETE)
+    assert sink[ID].end.request_sha256 == sha256(b"abcdef").hexdigest()
+
+
+@given(st.lists(st.binary(min_size=1, max_size=9)), st.integers(1, 40), st.booleans())
+def test_what_is_kept_is_a_prefix_within_the_room(pieces, room, is_announced):
+    """For every split: kept = the first `room` bytes; size and hash are of the whole."""
+    sink, whole = MemorySink(), b"".join(pieces)
+    announced = b"%d" % len(whole) if is_announced else None
+    tap = opened(sink, room, announced=announced)
+    tap.head(200, tuple, announced=announced)
     for piece in pieces:
         tap.request(piece)
         tap.response(piece)
     tap.end(Outcome.COMPLETE)
-    whole, end = b"".join(pieces), sink[ID].end
+    end = sink[ID].end
     assert sink[ID].request == sink[ID].response_body == whole[:room]
     assert end.request_kept == end.response_kept == len(whole[:room])
     assert end.request_bytes == end.response_bytes == len(whole)
-    assert end.request_sha256 == end.response_sha256 == sha256(whole).hexdigest()
+    assert sink[ID].request_sha256 == sink[ID].response_sha256 == sha256(whole).hexdigest()
+    is_left_to_others = is_announced and len(whole) <= room
+    assert (end.request_sha256 == end.response_sha256 == "") == is_left_to_others
 
 
 def test_after_a_piece_that_was_not_taken_no_later_one_is_kept():
@@ -107,7 +160,7 @@ def test_a_sink_that_raises_is_counted_once_and_never_felt(where):
         tap.request(b"a")
         tap.head(200, tuple)
         tap.response(b"b")
-        tap.response(b"c")
+        tap.response(b"c", is_last=True)
         tap.end(Outcome.COMPLETE)
     assert faults.count == 1
     assert (tap is None) == (where == "start")
@@ -123,7 +176,7 @@ def broken():
 
 def test_a_bug_in_what_makes_the_record_is_counted_and_never_felt():
     sink, faults = MemorySink(), Faults()
-    assert Tap.open(sink, broken, monotonic_ns(), 10, faults) is None
+    assert Tap.open(sink, ID, broken, monotonic_ns(), 10, faults) is None
     tap = opened(sink, faults=faults)
     tap.head(200, broken)
     tap.end(Outcome.COMPLETE)

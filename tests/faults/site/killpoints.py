@@ -67,7 +67,8 @@ POINTS = [
       for p in _both("gateway", "proxy.wire.tap", f"Tap.{name}")),
     *_both("gateway", "proxy.wire.agent", "AgentConnection.send"),
     *(_torn("gateway", _WRITER, "os.writev", kind) for kind in KINDS),
-    *_both("gateway", _WRITER, "SpoolWriter._append_start"),
+    *_both("gateway", _WRITER, "SpoolWriter.begin"),
+    *_both("gateway", _WRITER, "SpoolWriter.finish"),
     *_both("gateway", _WRITER, "SpoolWriter._write_page"),
     *_both("gateway", _WRITER, "SpoolWriter._create"),
     *_both("gateway", _WRITER, "SpoolWriter._retire"),
@@ -208,14 +209,24 @@ def _tearing(function: Callable, point: Point, path: str) -> Callable:
     def tear(fd: int, data, *where: int):
         pieces = [data] if isinstance(data, bytes) else [bytes(piece) for piece in data]
         whole = b"".join(pieces)
-        is_due = point.kind is None or whole[KIND_OFFSET] == KINDS[point.kind]
-        if is_due and _take(path):
-            half = whole[: len(whole) // 2]
+        start, size = (0, len(whole)) if point.kind is None else _place(pieces, KINDS[point.kind])
+        if size and _take(path):
+            half = whole[: start + size // 2]
             os.pwrite(fd, half, *where) if where else os.write(fd, half)
             _die()
         return function(fd, data, *where)
 
     return tear
+
+
+def _place(pieces: list[bytes], kind: int) -> tuple[int, int]:
+    """Where the first record of a kind begins in a write, and its length; 0 where there is none."""
+    offset = 0
+    for header, payload in zip(pieces[::2], pieces[1::2], strict=True):
+        if header[KIND_OFFSET] == kind:
+            return offset, len(header) + len(payload)
+        offset += len(header) + len(payload)
+    return 0, 0
 
 
 def _die_if_armed(path: str) -> None:
