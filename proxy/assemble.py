@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 
 from proxy.call import Answer, Json, ModelCall, Prompt, Usage
 from proxy.captured import packed
@@ -17,7 +18,7 @@ from proxy.config import Config
 from proxy.decode.dispatch import decode
 from proxy.enrich.canonical import Digests
 from proxy.enrich.cost import cost_usd
-from proxy.enrich.facts import link_of, without_content
+from proxy.enrich.facts import Histories, link_of, without_content
 from proxy.enrich.media import extract, settle
 from proxy.enrich.redact import Redactor, metadata_only
 from proxy.enrich.sessions import Hints, Identity, identify
@@ -74,6 +75,7 @@ class Assembler:
         self._digests = digests
         self.redactor = Redactor(config.redaction)
         self._counter = TokenCounter()
+        self._histories = Histories()
 
     def assembled(self, exchange: Exchange, problems: Sequence[str] = ()) -> Assembled:
         """The row of one exchange, decoded, counted, priced, redacted, and what lies beside it.
@@ -86,15 +88,15 @@ class Assembler:
         outcome = _outcome(exchange, end, call)
         counted = self._counted(exchange, call)
         problems = [*call.problems, *counted.problems, *problems]
-        record = _row(exchange, call, identity, end, outcome, counted, problems)
         price = cost_usd(
             exchange.start.upstream,
-            record.model_used,
+            call.model,
             counted.usage,
             self._config.prices,
             at=exchange.start.started_at,
         )
-        record, blobs, link = self._redacted(replace(record, cost_usd=price), exchange)
+        record = _row(exchange, call, identity, end, outcome, counted, problems, price)
+        record, blobs, link = self._redacted(record, exchange)
         is_kept = self._config.capture.raw == "all" and exchange.start.content == "full"
         return Assembled(record, Beside(blobs, packed(exchange) if is_kept else None, link))
 
@@ -145,20 +147,22 @@ class Assembler:
         except Exception as error:  # noqa: BLE001 - fail closed for the data, open for the row
             noted = _noted(record, f"redaction failed: {describe(error)}")
             kept = metadata_only(noted, with_labels=False)
-            return kept, (), self._linked(kept)[1]
-        clean, link = self._linked(clean)
+            return kept, (), self._linked(kept, ())[1]
+        clean, link = self._linked(clean, scan.history)
         if scan.counts:
             clean = _with_capture(clean, redactions=dict(scan.counts))
         if exchange.start.content == "metadata":
             return metadata_only(clean), (), without_content(link) if link else None
         return *settle(clean, taken, media_bytes), link
 
-    def _linked(self, record: TelemetryRecord) -> tuple[TelemetryRecord, Link | None]:
+    def _linked(
+        self, record: TelemetryRecord, names: Sequence[bytes | None]
+    ) -> tuple[TelemetryRecord, Link | None]:
         """The facts that linking will want; of a record it cannot read, what is sure."""
         if self._digests is None:
             return record, None
         try:
-            return record, link_of(record, self._digests)
+            return record, link_of(record, self._digests, self._histories, names)
         except Exception as error:  # noqa: BLE001  the fence: a bug here must not cost the row
             noted = _noted(record, f"facts not taken: {describe(error)}")
             return noted, link_of(metadata_only(record), self._digests)
@@ -172,6 +176,7 @@ def _row(
     outcome: Outcome,
     counted: _Counted,
     problems: list[str],
+    price: Decimal | None = None,
 ) -> TelemetryRecord:
     start, prompt, answer, usage = exchange.start, call.prompt, call.answer, counted.usage
     ttft = answer.first_content_us
@@ -206,6 +211,7 @@ def _row(
         cached_tokens=usage.cached_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         reasoning_tokens=usage.reasoning_tokens,
+        cost_usd=price,
         ttft_ms=None if ttft is None else ttft // 1000,
         provider_request_id=_request_id(exchange),
         client=identity.client,

@@ -91,7 +91,7 @@ class Start:
         return orjson.dumps(self)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Start:
+    def from_bytes(cls, data: bytes, sequence: int = 0) -> Start:
         """Raises ValueError, KeyError or TypeError where the bytes are no start."""
         raw: dict[str, Any] = orjson.loads(data)
         labels = dict(raw["labels"])
@@ -104,6 +104,7 @@ class Start:
                 "labels": Labels(**labels),
                 "secrets": tuple(Secret(**secret) for secret in raw["secrets"]),
                 "socket": UUID(raw["socket"]) if raw.get("socket") else None,
+                "sequence": sequence or raw.get("sequence", 0),
             }
         )
 

@@ -51,7 +51,10 @@ def json_line(value: Any) -> str:
 
 
 def event(name: str, level: int = logging.INFO, /, **fields: Any) -> None:
-    """Log one event. Fields that are None are left out."""
+    """Log one event. Fields that are None are left out.
+
+    `line` is what a terminal shows instead; where it is a function, only a terminal calls it.
+    """
     if logger.isEnabledFor(level):
         given = {key: value for key, value in fields.items() if value is not None}
         logger.log(level, name, extra={"fields": given})
@@ -152,8 +155,8 @@ class _JsonLines(logging.Formatter):
 class _Console(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = _fields(record)
-        if "line" in fields:  # rendered for people by a view
-            return str(fields["line"])
+        if (line := fields.get("line")) is not None:  # by a view, for people
+            return str(line() if callable(line) else line)
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         mark = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         rest = " ".join(f"{key}={_limited(value)}" for key, value in fields.items())

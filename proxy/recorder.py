@@ -224,10 +224,10 @@ class Recorder:
 
     def _announce(self, record: TelemetryRecord) -> None:
         self._metrics.observe(record)
-        row = record.as_row()
+        with_content = self._config.log.content
         event(
             "call",
-            logging.INFO if lines.is_good(row) else logging.WARNING,
+            logging.INFO if record.outcome == "complete" else logging.WARNING,
             id=str(record.id),
             project=record.project_id,
             session=record.session_id,
@@ -243,7 +243,7 @@ class Recorder:
             completion_tokens=record.completion_tokens,
             tool_calls=len(record.tool_calls or ()),
             user_message=self._beginning(record.user_message),
-            line=lines.line(row, with_content=self._config.log.content),
+            line=lambda: lines.line(record.as_row(), with_content=with_content),
         )
 
     def _beginning(self, text: str | None) -> str | None:

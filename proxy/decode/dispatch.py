@@ -88,12 +88,14 @@ def _prompt(exchange: Exchange, dialect: Dialect, body_bytes_max: int) -> Prompt
         coding = exchange.request_header("content-encoding")
         pieces = (Piece(0, exchange.request),)
         body = read_body(pieces, coding, problems, "request", body_bytes_max)
-        prompt = replace(_read_prompt(body, dialect, problems), is_truncated=body.is_truncated)
+        prompt, is_truncated = _read_prompt(body, dialect, problems), body.is_truncated
     except Exception as error:  # noqa: BLE001  the fence: a decoder's bug must not cost the row
         problems.add(f"request decoder failed: {type(error).__name__}")
-        prompt = Prompt()
-    model = prompt.model or _path_model(exchange)
-    return replace(prompt, model=model, problems=prompt.problems + problems.as_tuple())
+        prompt, is_truncated = Prompt(), False
+    model, found = prompt.model or _path_model(exchange), problems.as_tuple()
+    if (model, is_truncated, found) == (prompt.model, False, ()):
+        return prompt
+    return replace(prompt, model=model, is_truncated=is_truncated, problems=prompt.problems + found)
 
 
 def _read_prompt(body: Body, dialect: Dialect, problems: Problems) -> Prompt:
@@ -122,7 +124,7 @@ def _answer(exchange: Exchange, dialect: Dialect, body_bytes_max: int) -> Answer
             if is_failure
             else _read_answer(body, framing, dialect, problems)
         )
-        return replace(answer, is_truncated=body.is_truncated)
+        return replace(answer, is_truncated=True) if body.is_truncated else answer
     except Exception as error:  # noqa: BLE001  the fence: a decoder's bug must not cost the row
         problems.add(f"answer decoder failed: {type(error).__name__}")
         return Answer(problems=problems.as_tuple())

@@ -309,6 +309,12 @@ class Chain:
             dict(self._results),
         )
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes it holds."""
+        open_parts = sum(map(len, self._said)) + 500 * len(self._called)
+        return 120 * len(self.kinds) + open_parts + 100 * len(self._results) + 500
+
     def finish(self) -> None:
         """Close the last atom."""
         self._end_results()

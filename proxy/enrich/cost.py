@@ -8,18 +8,20 @@ a price, usage that contradicts itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 
 from genai_prices import Usage as PricedUsage
 from genai_prices.data_snapshot import get_snapshot
-from genai_prices.types import ModelInfo, Provider
+from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
 
 from proxy.call import Json, Usage
 from proxy.config import Price
 
 MILLION = Decimal(1_000_000)
+_MANY = 1_000_000
 
 # Names of upstreams that differ from the price table's; all others are looked up as they are.
 PROVIDERS = {
@@ -53,11 +55,70 @@ def cost_usd(
     priced = _priced_model(PROVIDERS.get(provider, provider), model)
     if priced is None:
         return None
+    if (rates := _rates(*priced, at)) is not None and not _one_hour_writes(usage.raw):
+        return rates.total(usage)
+    return _calculated(priced, _priced_usage(usage), at)
+
+
+def _calculated(
+    priced: tuple[Provider, ModelInfo], usage: PricedUsage, at: datetime | None
+) -> Decimal | None:
     try:
-        found = priced[1].calc_price(_priced_usage(usage), priced[0], genai_request_timestamp=at)
+        found = priced[1].calc_price(usage, priced[0], genai_request_timestamp=at)
     except ValueError:  # more cached tokens than prompt tokens, negative counts
         return None
     return found.total_price
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """US dollars per token where the price table's entry has no tiers, so that it is a sum."""
+
+    prompt: Decimal
+    completion: Decimal
+    cached: Decimal  # more than `prompt`, as a rule a negative amount
+    written: Decimal
+
+    def total(self, usage: Usage) -> Decimal | None:
+        prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+        cached, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
+        if min(prompt, completion, cached, written) < 0 or cached + written > prompt:
+            return None
+        total = prompt * self.prompt + completion * self.completion
+        return total + cached * self.cached + written * self.written
+
+
+def _rates(provider: Provider, model: ModelInfo, at: datetime | None) -> _Rates | None:
+    """The table takes 0.1 ms for each sum, so it is asked for its rates once."""
+    prices = model.get_prices(at or datetime.now(UTC))
+    key = id(prices)  # the table's objects live as long as the program
+    if key not in _KNOWN_RATES:
+        _KNOWN_RATES[key] = _asked_rates(provider, model, prices, at)
+    return _KNOWN_RATES[key]
+
+
+_KNOWN_RATES: dict[int, _Rates | None] = {}
+
+
+def _asked_rates(
+    provider: Provider, model: ModelInfo, prices: ModelPrice, at: datetime | None
+) -> _Rates | None:
+    if any(isinstance(price, TieredPrices) for price in vars(prices).values()):
+        return None
+    asked = [
+        _calculated((provider, model), PricedUsage(**counts), at)
+        for counts in (
+            {"input_tokens": _MANY, "output_tokens": 0},
+            {"input_tokens": 0, "output_tokens": _MANY},
+            {"input_tokens": _MANY, "output_tokens": 0, "cache_read_tokens": _MANY},
+            {"input_tokens": _MANY, "output_tokens": 0, "cache_write_tokens": _MANY},
+        )
+    ]
+    amounts = [amount / MILLION for amount in asked if amount is not None]
+    if len(amounts) < len(asked):
+        return None
+    prompt, completion, cached, written = amounts
+    return _Rates(prompt, completion, cached - prompt, written - prompt)
 
 
 def _by_override(price: Price, usage: Usage) -> Decimal | None:

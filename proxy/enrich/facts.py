@@ -6,8 +6,12 @@ metadata may be kept. Pure, and total: a record of any shape gives facts.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Any
 
 from proxy.call import Json
@@ -36,6 +40,10 @@ HANDED_MAX = 12
 HANDED_CHARS = (12, 50_000)  # a shorter text is no task for a sub-agent, a longer one is a file
 OUTPUT_CHARS_MAX = 4096
 RESULTS_MAX = 128
+HISTORIES_MAX = 5000
+SETTINGS_MAX = 128
+HISTORY_BYTES_MAX = 1024 * 1024
+HISTORIES_BYTES_MAX = 32 * 1024 * 1024
 
 _LIMIT = frozenset(
     {"length", "max_tokens", "max_output_tokens", "model_length", "incomplete"}
@@ -56,37 +64,169 @@ _SIDE_SCHEMAS: dict[frozenset[str], str] = {
 }
 
 
-def link_of(record: TelemetryRecord, digests: Digests) -> Link:
-    """The facts of one call, and the results of tools that its request brings."""
-    parts = list(parts_of(record.chat_history))
-    chain, seen = _chain(parts, digests)
-    answered = chain.copy()
+@dataclass(slots=True)
+class _History:
+    """A history as far as it was read: its atoms, the last one still open, and what is asked of it.
+
+    A result whose call is no longer in the history counts as called before it.
+    """
+
+    chain: Chain
+    seen: dict[str, tuple[int, str]] = field(default_factory=dict)  # tool's id → atom, digest
+    brought: dict[str | int, Result] = field(default_factory=dict)  # since the model spoke last
+    first: Typed | None = None
+    last: Part | None = None
+    parts: int = 0
+
+    def add(self, part: Part) -> None:
+        chain = self.chain
+        chain.add(part)
+        if isinstance(part, Called) and part.id:
+            self._see(part.id, len(chain.kinds))
+        elif isinstance(part, Result) and part.id and part.id not in self.seen:
+            self._see(part.id, len(chain.kinds) - 1)
+        if isinstance(part, Said | Called):
+            self.brought.clear()
+        elif isinstance(part, Result):
+            self.brought.setdefault(part.id or self.parts, part)
+        elif self.first is None and part.texts:
+            self.first = part
+        self.last = part
+        self.parts += 1
+
+    def copy(self) -> _History:
+        return _History(
+            self.chain.copy(),
+            dict(self.seen),
+            dict(self.brought),
+            self.first,
+            self.last,
+            self.parts,
+        )
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it holds."""
+        results = sum(len(result.output) for result in self.brought.values())
+        typed = (part for part in (self.first, self.last) if isinstance(part, Typed))
+        return (
+            self.chain.weight
+            + 150 * len(self.seen)
+            + results
+            + sum(len(text) for part in typed for text in part.texts)
+        )
+
+    def _see(self, id: str, at: int) -> None:
+        known = self.seen.get(id)
+        self.seen[id] = (at, known[1] if known else self.chain.digests.of("tool", id))
+
+
+class Histories:
+    """What was read of earlier calls: agents send the same history in each round, and a bit more.
+
+    Bounded in entries and bytes. Not safe for use by several threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, tuple[_History, int]] = OrderedDict()
+        self._bytes = 0
+        self.setting = lru_cache(SETTINGS_MAX)(_setting)
+
+    def latest(self, names: Sequence[bytes]) -> tuple[_History | None, int]:
+        """What is known of the longest beginning of a history, and its length."""
+        for length in range(len(names), 0, -1):
+            if (found := self._known.get(names[length - 1])) is not None:
+                self._known.move_to_end(names[length - 1])
+                return found[0].copy(), length
+        return None, 0
+
+    def keep(self, name: bytes, history: _History) -> None:
+        if (weight := history.weight) > HISTORY_BYTES_MAX or name in self._known:
+            return
+        self._known[name] = history, weight
+        self._bytes += weight
+        while len(self._known) > HISTORIES_MAX or self._bytes > HISTORIES_BYTES_MAX:
+            self._bytes -= self._known.popitem(last=False)[1][1]
+
+
+def _read(
+    record: TelemetryRecord,
+    digests: Digests,
+    histories: Histories | None,
+    names: Sequence[bytes | None],
+) -> _History:
+    """The whole history, on from where an earlier call's reading ended."""
+    messages = record.chat_history
+    beginnings = _beginnings(names) if histories is not None else []
+    if histories is None or len(beginnings) != len(messages):
+        history = _History(Chain(digests))
+        for part in parts_of(messages):
+            history.add(part)
+        return history
+    known, length = histories.latest(beginnings)
+    history = known or _History(Chain(digests))
+    for part in parts_of(messages[length:]):
+        history.add(part)
+    if beginnings and length < len(messages):
+        histories.keep(beginnings[-1], history)
+    return history
+
+
+def _beginnings(names: Sequence[bytes | None]) -> list[bytes]:
+    """A name for each beginning of a history, up to the first message that has none."""
+    found: list[bytes] = []
+    before = b""
+    for name in names:
+        if name is None:
+            break
+        before = blake2b(before + name, digest_size=16).digest()
+        found.append(before)
+    return found
+
+
+def link_of(
+    record: TelemetryRecord,
+    digests: Digests,
+    histories: Histories | None = None,
+    names: Sequence[bytes | None] = (),
+) -> Link:
+    """The facts of one call, and the results of tools that its request brings.
+
+    `names` identify the messages of the history; with them, and `histories`, what an earlier call
+    has in common with this one is not read again.
+    """
+    history = _read(record, digests, histories, names)
+    chain = history.chain.copy()
     chain.finish()
     length = len(chain.kinds)
-    brought = _brought(parts)
+    seen = list(history.seen.values())[-SEEN_MAX:]
+    brought = list(history.brought.values())[:RESULTS_MAX]
     facts = Facts(
         id=record.id,
         created_at=record.created_at,
         ended_at=record.created_at + timedelta(milliseconds=record.duration_ms),
         version=VERSION,
-        **_said_of_itself(record, digests),
-        **_asked(record, parts),
+        **_said_of_itself(record, digests, histories),
+        **_asked(record, history.last),
         **_answered(record, digests),
         kinds="".join(chain.kinds[-ATOMS_MAX:]),
         chain=tuple(chain.values[-ATOMS_MAX:]),
         request=chain.values[-1] if chain.values else None,
-        continuation=_continued(answered, record),
+        continuation=_continued(history.chain.copy(), record),
         heard=chain.last_answer,
-        opening=() if "m" in chain.kinds else tuple(_opening(parts, digests))[:OPENING_MAX],
-        seen=tuple((length - 1 - at, id) for at, id in seen[-SEEN_MAX:]),
+        opening=() if "m" in chain.kinds else tuple(_opening(history.first, digests))[:OPENING_MAX],
+        seen=tuple((length - 1 - at, id) for at, id in seen),
         results=tuple(_result(result, digests) for result in brought),
     )
     return Link(facts, tuple(_output(result) for result in brought))
 
 
-def _said_of_itself(record: TelemetryRecord, digests: Digests) -> dict[str, Any]:
+def _said_of_itself(
+    record: TelemetryRecord, digests: Digests, histories: Histories | None
+) -> dict[str, Any]:
     capture = record.capture or {}
-    names = sorted(_tool_names(record.request_params or {}))
+    names = tuple(sorted(_tool_names(record.request_params or {})))
+    setting = _setting if histories is None else histories.setting
     hints = capture.get("hints")
     said = hints if isinstance(hints, dict) else {}
     cap = (record.labels or {}).get("round-cap")
@@ -98,12 +238,16 @@ def _said_of_itself(record: TelemetryRecord, digests: Digests) -> dict[str, Any]
         "session": _text(record.session_id),
         "turn": _text(capture.get("turn_label")),
         "agent": _text(said.get("agent_id")),
-        "setting": digests.of("setting", record.client or "", plain(record.system_prompt), *names),
+        "setting": setting(digests, record.client or "", record.system_prompt, names),
         "round_cap": int(cap) if isinstance(cap, str) and cap.isdigit() and len(cap) < 7 else None,
         "is_partial": capture.get("context") == "partial",
         "previous": digests.of("response", previous) if isinstance(previous, str) else None,
         "response": digests.of("response", response) if isinstance(response, str) else None,
     }
+
+
+def _setting(digests: Digests, client: str, system_prompt: str, names: tuple[str, ...]) -> str:
+    return digests.of("setting", client, plain(system_prompt), *names)
 
 
 def _tool_names(params: dict[str, Json]) -> Iterator[str]:
@@ -114,10 +258,9 @@ def _tool_names(params: dict[str, Json]) -> Iterator[str]:
             yield str(inner.get("name") if isinstance(inner, dict) else tool.get("name"))
 
 
-def _asked(record: TelemetryRecord, parts: Sequence[Part]) -> dict[str, Any]:
+def _asked(record: TelemetryRecord, last: Part | None) -> dict[str, Any]:
     params = record.request_params or {}
     hints = (record.capture or {}).get("hints")
-    last = parts[-1] if parts else None
     injections = last.injections if isinstance(last, Typed) else frozenset[Injection]()
     tools = params.get("tools") or params.get("toolConfig") or params.get("functions")
     is_compaction = isinstance(hints, dict) and hints.get("request_kind") == "compaction"
@@ -204,22 +347,6 @@ def _end(record: TelemetryRecord, has_open: bool, has_calls: bool) -> End:
     return End.EMPTY if is_empty else End.TEXT
 
 
-def _chain(parts: Iterable[Part], digests: Digests) -> tuple[Chain, list[tuple[int, str]]]:
-    """The history as atoms, its last one still open, and which tools were called in which atom.
-
-    A result whose call is no longer in the history counts as called before it.
-    """
-    chain = Chain(digests)
-    seen: dict[str, int] = {}
-    for part in parts:
-        chain.add(part)
-        if isinstance(part, Called) and part.id:
-            seen[part.id] = len(chain.kinds)
-        elif isinstance(part, Result) and part.id:
-            seen.setdefault(part.id, len(chain.kinds) - 1)
-    return chain, [(at, digests.of("tool", id)) for id, at in seen.items()]
-
-
 def _continued(chain: Chain, record: TelemetryRecord) -> str | None:
     """The digest of the history with the answer: what the next request will begin with."""
     if record.outcome != "complete":
@@ -235,9 +362,8 @@ def _continued(chain: Chain, record: TelemetryRecord) -> str | None:
     return chain.values[-1] if has_grown else None
 
 
-def _opening(parts: Iterable[Part], digests: Digests) -> Iterator[str]:
+def _opening(first: Typed | None, digests: Digests) -> Iterator[str]:
     """The first typed message, text by text and whole."""
-    first = next((part for part in parts if isinstance(part, Typed) and part.texts), None)
     if first is not None:
         yield digests.of("task", plain(" ".join(first.texts)))
         if len(first.texts) > 1:
@@ -253,17 +379,6 @@ def _handed(calls: Iterable[Called], digests: Digests) -> Iterator[str]:
         for value in values:
             if isinstance(value, str) and least <= len(value) <= most:
                 yield digests.of("task", plain(value))
-
-
-def _brought(parts: Sequence[Part]) -> list[Result]:
-    """The results after the last thing the model said, each once."""
-    found: dict[str | int, Result] = {}
-    for number, part in enumerate(parts):
-        if isinstance(part, Said | Called):
-            found.clear()
-        elif isinstance(part, Result):
-            found.setdefault(part.id or number, part)
-    return list(found.values())[:RESULTS_MAX]
 
 
 def _result(result: Result, digests: Digests) -> ToolResult:

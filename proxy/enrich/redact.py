@@ -25,7 +25,7 @@ from proxy.enrich.credentials import Credentials
 from proxy.enrich.media import is_reference
 from proxy.enrich.redact_rules import PII, SECRETS
 from proxy.enrich.ruleset import RuleSet, own_rules
-from proxy.exchange import Start
+from proxy.exchange import Secret, Start
 from proxy.record import TelemetryRecord
 
 CREDENTIAL = "credential"
@@ -33,6 +33,7 @@ TOO_DEEP = "too_deep"
 DEPTH_MAX = 200  # below Python's recursion limit; what lies deeper is replaced, not passed on
 CACHED_CHARS_MIN = 64  # a shorter text is searched sooner than looked up
 CACHE_ENTRIES_MAX = 20_000
+SOUGHT_MAX = 256  # agents' keys; each is known by another name in each gateway process
 CACHE_BYTES_MAX = 32 * 1024 * 1024  # of results that differ from what came in
 
 TEXT_COLUMNS = (
@@ -44,6 +45,7 @@ JSON_COLUMNS = (
     *("chat_history", "tool_calls", "tool_results", "request_params", "usage", "labels"),
     "capture",
 )
+_OWN_HASHES = ("request_sha256", "response_sha256")
 CAPTURED_CONTENT = ("choices", "media")  # what in `capture` the model said or showed
 
 # Outcomes whose error text is the gateway's own and cannot quote a prompt or an answer.
@@ -59,10 +61,17 @@ class Redactor:
         opted_in = [rule for rule in PII if rule.name in config.pii]
         self._rules = RuleSet([*SECRETS, *opted_in, *own] if config.enabled else [])
         self._seen = _Seen()
+        self._sought: OrderedDict[tuple[str, tuple[Secret, ...]], _Sought] = OrderedDict()
 
     def scan(self, start: Start) -> Scan:
         """The search through what one call brought."""
-        return Scan(self._rules, self._seen, start)
+        key = start.salt, start.secrets
+        sought = self._sought.get(key)
+        if sought is None:
+            sought = self._sought[key] = _Sought.of(start)
+            if len(self._sought) > SOUGHT_MAX:
+                self._sought.popitem(last=False)
+        return Scan(self._rules, self._seen, sought)
 
 
 def metadata_only(record: TelemetryRecord, *, with_labels: bool = True) -> TelemetryRecord:
@@ -101,11 +110,24 @@ def _without(items: list[Json] | None, kept: Iterable[str], content: str) -> lis
 
 
 class _Seen:
-    """Results of earlier parts by digest: the changed form, or None where nothing changed."""
+    """Results of earlier parts by digest: the changed form, or None where nothing changed.
+
+    Of short texts only those are noted in which nothing was found; they are names for the most
+    part, and begin anew when there are too many.
+    """
 
     def __init__(self) -> None:
         self._results: OrderedDict[bytes, _Result] = OrderedDict()
         self._bytes = 0
+        self._harmless: set[tuple[bytes, str]] = set()
+
+    def is_harmless(self, context: bytes, text: str) -> bool:
+        return (context, text) in self._harmless
+
+    def note_harmless(self, context: bytes, text: str) -> None:
+        if len(self._harmless) >= CACHE_ENTRIES_MAX:
+            self._harmless.clear()
+        self._harmless.add((context, text))
 
     def get(self, key: bytes) -> _Result | None:
         found = self._results.get(key)
@@ -129,16 +151,37 @@ class _Result:
     weight: int
 
 
-class Scan:
-    """The walk over what one call brought. `counts` says how often each rule has matched."""
+_UNCHANGED = _Result(None, Counter(), 0)
 
-    def __init__(self, rules: RuleSet, seen: _Seen, start: Start) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _Sought:
+    """What is looked for besides the rules: the same for all calls of an agent with one key."""
+
+    credentials: Credentials
+    context: bytes
+
+    @classmethod
+    def of(cls, start: Start) -> _Sought:
+        digests = "".join(sorted(secret.digest for secret in start.secrets))
+        context = blake2b(f"{start.salt} {digests}".encode(), digest_size=16).digest()
+        return cls(Credentials.of(start), context)
+
+
+class Scan:
+    """The walk over what one call brought. `counts` says how often each rule has matched.
+
+    `history` identifies each message of the record's history, cleaned, by what it was before and
+    what was looked for; None where a message has no such name.
+    """
+
+    def __init__(self, rules: RuleSet, seen: _Seen, sought: _Sought) -> None:
         self.counts: Counter[str] = Counter()
+        self.history: list[bytes | None] = []
         self._rules = rules
         self._seen = seen
-        self._credentials = Credentials.of(start)
-        digests = "".join(sorted(secret.digest for secret in start.secrets))
-        self._context = blake2b(f"{start.salt} {digests}".encode(), digest_size=16).digest()
+        self._credentials = sought.credentials
+        self._context = sought.context
 
     def record(self, record: TelemetryRecord) -> TelemetryRecord:
         """The record without secrets."""
@@ -149,7 +192,13 @@ class Scan:
                 changed[column] = self._part(text)
         for column in JSON_COLUMNS:
             value = getattr(record, column)
-            if value:
+            if value and column == "chat_history":
+                changed[column] = self._messages(value)
+            elif value and column == "capture":
+                own = {name: value[name] for name in _OWN_HASHES if name in value}
+                given = {name: item for name, item in value.items() if name not in own}
+                changed[column] = {**own, **self._object(given, self._list)}
+            elif value:
                 changed[column] = self._parts(value)
         return replace(record, **changed)
 
@@ -159,20 +208,54 @@ class Scan:
 
     def text(self, text: str) -> str:
         """One text without secrets."""
+        if len(text) < CACHED_CHARS_MIN:
+            return self._short(text)
+        key = self._digest(text.encode("utf-8", "surrogatepass"))
+        known = self._seen.get(key)
+        if known is None:
+            found: Counter[str] = Counter()
+            clean = self._searched(text, found)
+            known = _Result(clean, found, len(clean) * 4) if found else _UNCHANGED
+            self._seen.put(key, known)
+        if not known.weight:
+            return text
+        self.counts.update(known.counts)
+        return str(known.changed)
+
+    def _short(self, text: str) -> str:
+        if self._seen.is_harmless(self._context, text):
+            return text
+        found: Counter[str] = Counter()
+        clean = self._searched(text, found)
+        if found:
+            self.counts.update(found)
+        else:
+            self._seen.note_harmless(self._context, text)
+        return clean
+
+    def _searched(self, text: str, found: Counter[str]) -> str:
         scrubbed, count = self._credentials.scrub(text)
         if count:
-            self.counts[CREDENTIAL] += count
-        return self._rules.apply(scrubbed, self.counts)
+            found[CREDENTIAL] += count
+        return self._rules.apply(scrubbed, found)
+
+    def _messages(self, history: list[Json]) -> list[Json]:
+        self.history = [self._key(message) for message in history]
+        return [
+            self._named(message, key) for message, key in zip(history, self.history, strict=True)
+        ]
 
     def _parts(self, value: Json) -> Json:
         """A column, part by part: lists and the outermost object are taken apart."""
         if isinstance(value, dict):
-            return self._object(value, lambda item: self._list(item))
+            return self._object(value, self._list)
         return self._list(value)
 
     def _part(self, value: Json) -> Json:
         """One message, tool or text: looked up, else walked."""
-        key = self._key(value)
+        return self._named(value, self._key(value))
+
+    def _named(self, value: Json, key: bytes | None) -> Json:
         if key is None:
             return self._walk(value, 0)
         known = self._seen.get(key)
@@ -180,22 +263,24 @@ class Scan:
             before, self.counts = self.counts, Counter()
             changed = self._walk(value, 0)
             weight = len(orjson.dumps(changed)) if self.counts else 0
-            known = _Result(changed if weight else None, self.counts, weight)
+            known = _Result(changed, self.counts, weight) if weight else _UNCHANGED
             self.counts = before
             self._seen.put(key, known)
+        if not known.weight:
+            return value
         self.counts.update(known.counts)
-        return known.changed if known.weight else value
+        return known.changed
 
     def _key(self, value: Json) -> bytes | None:
         """A digest of the value and of what is looked for; None: not worth it or not possible."""
-        if not isinstance(value, (list, dict)) and not (
-            isinstance(value, str) and len(value) >= CACHED_CHARS_MIN
-        ):
-            return None
+        if not isinstance(value, (list, dict)):
+            return None  # texts are looked up one by one
         try:
-            data = orjson.dumps(value)
+            return self._digest(orjson.dumps(value))
         except TypeError:  # lone surrogates, integers over 64 bits, too deep
             return None
+
+    def _digest(self, data: bytes) -> bytes:
         return blake2b(data, digest_size=16, key=self._context).digest()
 
     def _list(self, value: Json) -> Json:

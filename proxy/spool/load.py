@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from zlib import crc32
@@ -37,7 +36,7 @@ class _Gathered:
         """Raises ValueError, KeyError, TypeError or AttributeError for an unreadable part."""
         match header.kind:
             case Kind.START:
-                self.start = replace(Start.from_bytes(payload), sequence=header.number)
+                self.start = Start.from_bytes(payload, header.number)
             case Kind.REQUEST:
                 self.request.append(payload)
             case Kind.HEAD:

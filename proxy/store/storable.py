@@ -77,12 +77,17 @@ def storable(
     """
     sanitized: dict[str, list[str]] = {}
     row: list[Any] = []
-    for column in COLUMNS[:-1]:
-        cleaning = Cleaning()
-        rule: Rule = rules.get(column) or _RULES.get(column, _text)
-        row.append(rule(getattr(record, column), cleaning))
+    cleaning = Cleaning()
+    for column, usual, is_nullable in _PLAN:
+        value = getattr(record, column)
+        if value is None and is_nullable:
+            row.append(None)
+            continue
+        row.append(rules.get(column, usual)(value, cleaning))
         if cleaning.reasons:
             sanitized[column] = sorted(cleaning.reasons)
+        if cleaning.reasons or cleaning.nodes:
+            cleaning = Cleaning()
     row.append(_capture(record.capture, sanitized))
     return tuple(row)
 
@@ -450,3 +455,9 @@ _RULES: dict[str, Rule] = {
     "streamed": _truth,
     "cost_usd": _amount,
 }
+_REQUIRED = (required_text, _required_json, _required_integer, _model)
+_PLAN: tuple[tuple[str, Rule, bool], ...] = tuple(
+    (column, rule, rule not in _REQUIRED)
+    for column in COLUMNS[:-1]
+    for rule in (_RULES.get(column, _text),)
+)
