@@ -12,6 +12,7 @@ is a label only for the first `MODELS_MAX` that were seen.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -19,6 +20,7 @@ from proxy.genai import operation_name, provider_name
 from proxy.record import TelemetryRecord
 
 MODELS_MAX = 100
+SERIES_KEPT = 1024  # found again without prometheus-client's lock and checks
 REASONS_MAX = 50
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 _LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
@@ -117,20 +119,22 @@ class RecorderMetrics:
         for kind in ("unavailable", "misconfigured"):  # from zero, so that the first is a rise
             self.store_faults.labels(kind)
         self._models: set[str] = set()
+        self._labelled = lru_cache(SERIES_KEPT)(lambda metric, *labels: metric.labels(*labels))
 
     def observe(self, record: TelemetryRecord) -> None:
         """Count one call."""
+        labelled = self._labelled
         provider, endpoint = record.provider or "unknown", record.endpoint or "unknown"
-        self.calls.labels(provider, endpoint, record.outcome or "unknown").inc()
+        labelled(self.calls, provider, endpoint, record.outcome or "unknown").inc()
         names = provider_name(record.provider, record.endpoint), operation_name(record.endpoint)
         labels = (*names, self._model(record.model_used))
-        self.duration.labels(*labels).observe(record.duration_ms / 1000)
+        labelled(self.duration, *labels).observe(record.duration_ms / 1000)
         if record.ttft_ms is not None:
-            self.first_token.labels(*labels).observe(record.ttft_ms / 1000)
+            labelled(self.first_token, *labels).observe(record.ttft_ms / 1000)
         if record.prompt_tokens is not None:
-            self.tokens.labels(*labels, "input").observe(record.prompt_tokens)
+            labelled(self.tokens, *labels, "input").observe(record.prompt_tokens)
         if record.completion_tokens is not None:
-            self.tokens.labels(*labels, "output").observe(record.completion_tokens)
+            labelled(self.tokens, *labels, "output").observe(record.completion_tokens)
         if record.capture and record.capture.get("problems"):
             self.problems.labels(endpoint).inc()
 

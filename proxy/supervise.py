@@ -16,6 +16,7 @@ import errno
 import fcntl
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -35,7 +36,7 @@ from proxy.otel.installed import check_installed
 from proxy.store.embedded import EmbeddedServer
 from proxy.wire.upstream import upstreams_of
 
-POLL_S = 0.05
+POLL_S, IDLE_POLL_S = 0.05, 0.5
 RESTART_FIRST_S, RESTART_MAX_S = 0.05, 2.0  # no agent waits longer for a gateway
 HEALTHY_S = 5.0  # a process that ran this long starts anew without a pause
 STOP_RECORDER_S = 10.0
@@ -75,6 +76,9 @@ class Supervisor:
             if config.dsn or is_sidecar
             else EmbeddedServer(config.data_dir, while_waiting=self._tend_while_database_starts)
         )
+        self._woken, self._waking = socket.socketpair()
+        for end in (self._woken, self._waking):
+            end.setblocking(False)
         self._only: IO[bytes] | None = None
         self._database_due_at = 0.0
         self._database_fault = ""
@@ -90,6 +94,8 @@ class Supervisor:
         listener = configure(self._config.log)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # that it wakes us is all
+        signal.set_wakeup_fd(self._waking.fileno(), warn_on_full_buffer=False)
         try:
             self._children = list(self._roles(gateway, admin))
             self._watch()
@@ -122,7 +128,14 @@ class Supervisor:
         while not self._is_stopping:
             self._keep_database()
             self._tend()
-            time.sleep(POLL_S)
+            self._wait()
+
+    def _wait(self) -> None:
+        """Until a child ends, a signal comes, or a while has passed; short while one is due."""
+        is_due = any(not child.is_running for child in self._children)
+        select.select([self._woken], [], [], POLL_S if is_due else IDLE_POLL_S)
+        with contextlib.suppress(BlockingIOError):
+            self._woken.recv(4096)
 
     def _tend(self) -> None:
         for child in self._children:

@@ -7,11 +7,11 @@ a price, usage that contradicts itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from genai_prices import Usage as PricedUsage
 from genai_prices.data_snapshot import get_snapshot
@@ -55,16 +55,16 @@ def cost_usd(
     priced = _priced_model(PROVIDERS.get(provider, provider), model)
     if priced is None:
         return None
-    if (rates := _rates(*priced, at)) is not None and not _one_hour_writes(usage.raw):
+    if _is_plain(usage) and (rates := _rates(*priced, at)) is not None:
         return rates.total(usage)
-    return _calculated(priced, _priced_usage(usage), at)
+    return _calculated(priced, lambda: _priced_usage(usage), at)
 
 
 def _calculated(
-    priced: tuple[Provider, ModelInfo], usage: PricedUsage, at: datetime | None
+    priced: tuple[Provider, ModelInfo], usage_of: Callable[[], PricedUsage], at: datetime | None
 ) -> Decimal | None:
     try:
-        found = priced[1].calc_price(usage, priced[0], genai_request_timestamp=at)
+        found = priced[1].calc_price(usage_of(), priced[0], genai_request_timestamp=at)
     except ValueError:  # more cached tokens than prompt tokens, negative counts
         return None
     return found.total_price
@@ -74,18 +74,25 @@ def _calculated(
 class _Rates:
     """US dollars per token where the price table's entry has no tiers, so that it is a sum."""
 
+    call: Decimal  # whatever it holds
     prompt: Decimal
     completion: Decimal
     cached: Decimal  # more than `prompt`, as a rule a negative amount
     written: Decimal
 
-    def total(self, usage: Usage) -> Decimal | None:
+    def total(self, usage: Usage) -> Decimal:
         prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
         cached, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
-        if min(prompt, completion, cached, written) < 0 or cached + written > prompt:
-            return None
-        total = prompt * self.prompt + completion * self.completion
+        total = self.call + prompt * self.prompt + completion * self.completion
         return total + cached * self.cached + written * self.written
+
+
+def _is_plain(usage: Usage) -> bool:
+    """Whether the usage contradicts nothing and needs no unit of its own."""
+    cached, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
+    prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+    is_consistent = min(cached, written, completion) >= 0 and cached + written <= prompt
+    return is_consistent and not _one_hour_writes(usage.raw)
 
 
 def _rates(provider: Provider, model: ModelInfo, at: datetime | None) -> _Rates | None:
@@ -105,20 +112,23 @@ def _asked_rates(
 ) -> _Rates | None:
     if any(isinstance(price, TieredPrices) for price in vars(prices).values()):
         return None
+    base = {"input_tokens": 0, "output_tokens": 0}
     asked = [
-        _calculated((provider, model), PricedUsage(**counts), at)
+        _calculated((provider, model), partial(PricedUsage, **base | counts), at)
         for counts in (
-            {"input_tokens": _MANY, "output_tokens": 0},
-            {"input_tokens": 0, "output_tokens": _MANY},
-            {"input_tokens": _MANY, "output_tokens": 0, "cache_read_tokens": _MANY},
-            {"input_tokens": _MANY, "output_tokens": 0, "cache_write_tokens": _MANY},
+            {},
+            {"input_tokens": _MANY},
+            {"output_tokens": _MANY},
+            {"input_tokens": _MANY, "cache_read_tokens": _MANY},
+            {"input_tokens": _MANY, "cache_write_tokens": _MANY},
         )
     ]
-    amounts = [amount / MILLION for amount in asked if amount is not None]
+    amounts = [amount for amount in asked if amount is not None]
     if len(amounts) < len(asked):
         return None
-    prompt, completion, cached, written = amounts
-    return _Rates(prompt, completion, cached - prompt, written - prompt)
+    call = amounts[0]
+    prompt, completion, cached, written = ((each - call) / MILLION for each in amounts[1:])
+    return _Rates(call, prompt, completion, cached - prompt, written - prompt)
 
 
 def _by_override(price: Price, usage: Usage) -> Decimal | None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from threading import Condition, Thread
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 from uuid import UUID
 
 from proxy.exchange import AnswerHead, End, Start
@@ -27,6 +27,7 @@ from proxy.spool.totals import Loss
 from proxy.spool.writer import SpoolWriter
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 STALL_S = 0.05
 GRACE_S = 0.005  # what an append in the thread may hold up its call
@@ -70,39 +71,39 @@ class StallGuard:
 
     def start(self, start: Start) -> bool:
         if self._is_direct():
-            return self._timed(partial(self._writer.start, start))
+            return self._timed(self._writer.start, start)
         return self._start_later(partial(self._writer.start, start))
 
     def begin(self, id: UUID, start: bytes, at_us: int, body: bytes) -> int | None:
         if self._is_direct():
-            return self._timed(partial(self._writer.begin, id, start, at_us, body))
+            return self._timed(self._writer.begin, id, start, at_us, body)
         if not self._start_later(partial(self._writer.begin, id, start, at_us, b"")):
             return None
         return len(body) if body and self._body(0, id, at_us, body) else 0
 
     def request(self, id: UUID, at_us: int, data: bytes) -> bool:
         if self._is_direct():
-            return self._timed(partial(self._writer.request, id, at_us, data))
+            return self._timed(self._writer.request, id, at_us, data)
         return self._body(0, id, at_us, data)
 
     def head(self, id: UUID, head: AnswerHead) -> bool:
         if self._is_direct():
-            return self._timed(partial(self._writer.head, id, head))
+            return self._timed(self._writer.head, id, head)
         return self._later(partial(self._writer.head, id, head), 0)
 
     def response(self, id: UUID, at_us: int, data: bytes) -> bool:
         if self._is_direct():
-            return self._timed(partial(self._writer.response, id, at_us, data))
+            return self._timed(self._writer.response, id, at_us, data)
         return self._body(1, id, at_us, data)
 
     def end(self, id: UUID, end: End) -> bool:
         if self._is_direct():
-            return self._timed(partial(self._end, id, end))
+            return self._timed(self._end, id, end)
         return self._later(partial(self._end, id, end), 0)
 
     def finish(self, id: UUID, head: AnswerHead | None, at_us: int, data: bytes, end: End) -> None:
         if self._is_direct():
-            self._timed(partial(self._finish, id, head, at_us, data, end))
+            self._timed(self._finish, id, head, at_us, data, end)
             return
         if head is not None:
             self._later(partial(self._writer.head, id, head), 0)
@@ -134,11 +135,11 @@ class StallGuard:
         """Whether the caller may append itself."""
         return self._worker is None and not self._writer.is_disk_busy
 
-    def _timed(self, append: Callable[[], T]) -> T:
+    def _timed(self, append: Callable[P, T], *values: P.args, **named: P.kwargs) -> T:
         if self._stalled:
             self._count_stalled()
         began = self._clock()
-        result = append()
+        result = append(*values, **named)
         if self._clock() - began > STALL_S:
             self._begin()
         return result

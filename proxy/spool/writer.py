@@ -333,6 +333,11 @@ class SpoolWriter:
         return self._append(Kind.START, key, payload, number=sequence)
 
     def _append_body(self, kind: Kind, key: bytes, call: _Open, at_us: int, data: bytes) -> bool:
+        if self._is_easy(data):
+            header = header_bytes(kind, key, data, part=call.next_part, number=at_us)
+            if self._write_together((header, data)):
+                call.next_part += 1
+                return True
         if not self._has_room(self._bodies_bytes_max) or self._is_scarce():
             return False
         if len(data) <= PAYLOAD_BYTES_MAX:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections import deque
+from collections.abc import Callable
 from typing import cast
 
 from proxy.wire.answer import AnswerReader, Head, HeadLimits
@@ -32,6 +33,7 @@ class Connection(asyncio.Protocol):
         self._answer: AnswerReader | None = None
         self._tunnel: asyncio.Protocol | None = None
         self._pieces: deque[bytes] = deque()
+        self._pass_on: Callable[[bytes], bool] | None = None
         self._size = 0
         self._fault: UpstreamFault | None = None
         self._request_is_sent = False
@@ -92,6 +94,13 @@ class Connection(asyncio.Protocol):
             self._resume_reading()
         return piece
 
+    def pass_on(self, receive: Callable[[bytes], bool]) -> None:
+        """From now on offer each piece to `receive` as it comes, before it is kept for `read`.
+
+        Only while nothing is kept, and never the last one. `receive` says whether it took it.
+        """
+        self._pass_on = receive
+
     @property
     def has_answered(self) -> bool:
         """Whether at least one byte of the answer came."""
@@ -113,6 +122,7 @@ class Connection(asyncio.Protocol):
         if self._answer is not None:
             self._answer.release()
             self._answer = None
+        self._pass_on = None
         self._stop_watching()
         if self._tunnel is not None:
             self.close()  # what the tunnel wrote may still be on its way
@@ -185,14 +195,22 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._active_at = self._loop.time()
-        self._answer.feed(data)
-        piece = self._answer.take()
+        answer = self._answer
+        answer.feed(data)
+        piece = answer.take()
+        if (
+            self._pass_on is not None
+            and not (self._pieces or answer.is_complete)
+            and answer.fault is None
+            and (not piece or self._pass_on(piece))
+        ):
+            return
         if piece:
             self._pieces.append(piece)
             self._size += len(piece)
             if self._size > HIGH_WATER_BYTES:
                 self._pause_reading()
-        if self._answer.fault is not None:
+        if answer.fault is not None:
             self.abort()
         self._wake()
 

@@ -292,12 +292,24 @@ class Call:
         is_chunked = self._is_http_1_1 and head.framing in (Framing.CHUNKED, Framing.CLOSE)
         out = self._answer_head(admitted, head, is_chunked)
         outcome = Outcome.COMPLETE if head.status < 400 else Outcome.UPSTREAM_ERROR
+
+        def pass_on(piece: bytes) -> bool:
+            """What the loop below does with a piece, without waking this task for it."""
+            if agent.transport is None or agent.writing_paused:
+                return False
+            if tap is not None:
+                tap.response(piece)
+            agent.transport.write(chunk(piece) if is_chunked else piece)
+            return True
+
         while not connection.is_drained:
             if out and not connection.has_piece:
                 if tap is not None:
                     tap.release()
                 agent.send(out)
                 out = b""
+            if not out:
+                connection.pass_on(pass_on)
             piece = await connection.read()
             if not piece:
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 
 import pytest
 
@@ -105,3 +106,32 @@ def test_a_price_for_provider_and_model_wins_over_one_for_the_model() -> None:
 def test_an_override_does_not_price_usage_that_contradicts_itself() -> None:
     usage = Usage(10, 0, cached_tokens=8, cache_write_tokens=8)
     assert cost_usd("openai", "gpt-4o", usage, {"gpt-4o": PRICE}) is None
+
+
+def test_a_sum_by_rates_is_what_the_price_table_calculates() -> None:
+    """Every model of the table, at several instants and usages."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    from proxy.enrich import cost
+
+    usages = [
+        Usage(prompt, completion, cached_tokens=cached, cache_write_tokens=written)
+        for prompt in (0, 12_345)
+        for completion in (0, 77)
+        for cached in (None, 12_000)
+        for written in (None, 300)
+    ]
+    usages = [usage for usage in usages if cost._is_plain(usage)]
+    seen = 0
+    for provider in get_snapshot().providers:
+        for model in provider.models:
+            for at in (AT, datetime(2026, 3, 1, 3, tzinfo=UTC)):
+                rates = cost._rates(provider, model, at)
+                if rates is None:
+                    continue
+                for usage in usages:
+                    asked = partial(cost._priced_usage, usage)
+                    calculated = cost._calculated((provider, model), asked, at)
+                    assert rates.total(usage) == calculated, (provider.id, model.id, usage)
+                seen += 1
+    assert seen > 500

@@ -1,6 +1,7 @@
 """Facts are taken from any record, and mean the same however a client writes the same history."""
 
 import json
+from dataclasses import replace
 from uuid import UUID
 
 import orjson
@@ -10,14 +11,16 @@ from hypothesis import strategies as st
 
 from proxy.assemble import Assembler
 from proxy.config import load
+from proxy.enrich import facts
 from proxy.enrich.canonical import Called, Result, Said, Typed, parts_of
-from proxy.enrich.facts import link_of, without_content
+from proxy.enrich.facts import Histories, link_of, without_content
 from proxy.enrich.results import comparable, is_failure
 from proxy.enrich.threads import place, turns_of
 from proxy.injected import Injection, read
 from proxy.record import TelemetryRecord
 from proxy.turn import Facts
 from tests.pipeline.exchanges import chat
+from tests.turns.recorded import HAS_RECORDINGS, exchange_of, scenarios
 from tests.turns.scripts import BEGIN, DIGESTS, Talk
 
 NAMES = st.sampled_from(
@@ -254,3 +257,52 @@ def test_what_a_client_puts_in_is_told_from_what_was_typed(text, typed, why):
 def test_reading_a_text_never_makes_it_longer(text):
     """Invariant: what was typed is a part of what was sent."""
     assert len(read(text).typed) <= len(text)
+
+
+def names_of(history: list[object]) -> list[bytes]:
+    return [orjson.dumps(message) for message in history]
+
+
+@pytest.mark.skipif(not HAS_RECORDINGS, reason="the recorded agents are not here")
+def test_facts_are_the_same_whatever_was_read_before():
+    """Every recorded conversation, its calls in order and against it, with one memory for all."""
+    histories = Histories()
+    count = 0
+    assembler = Assembler(load(None, {}))
+    for scenario in scenarios():
+        records = [
+            assembler.assembled(exchange_of(record, n, is_bare=False)).record
+            for n, record in enumerate(scenario.records)
+        ]
+        for record in [*records, *reversed(records)]:
+            names = names_of(record.chat_history)
+            assert link_of(record, DIGESTS, histories, names) == link_of(record, DIGESTS)
+            count += 1
+    assert count > 100
+
+
+@given(st.lists(st.lists(JSON, max_size=4), min_size=1, max_size=4))
+def test_facts_are_the_same_for_any_beginnings(pieces):
+    """Histories that share beginnings of any shape, some without a name."""
+    histories, history = Histories(), []
+    first = Talk().user("x").call("y").records[0]
+    for piece in pieces:
+        history = [*history, *piece]
+        record = replace(first, chat_history=history)
+        names = [None if message is None else repr(message).encode() for message in history]
+        assert link_of(record, DIGESTS, histories, names) == link_of(record, DIGESTS)
+
+
+def test_what_is_remembered_of_histories_is_bounded(monkeypatch):
+    monkeypatch.setattr(facts, "HISTORIES_MAX", 3)
+    monkeypatch.setattr(facts, "HISTORY_BYTES_MAX", 10_000)
+    histories = Histories()
+    first = Talk().user("x").call("y").records[0]
+    for number in range(9):
+        history = [{"role": "user", "content": f"{number}" * 10}]
+        record = replace(first, chat_history=history)
+        link_of(record, DIGESTS, histories, names_of(history))
+    long = [{"role": "user", "content": "x" * 20_000}]
+    link_of(replace(first, chat_history=long), DIGESTS, histories, names_of(long))
+    assert len(histories._known) == 3
+    assert histories._bytes == sum(weight for _, weight in histories._known.values()) < 10_000
