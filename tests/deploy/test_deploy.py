@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import promql_parser
 import pytest
 import yaml
 
@@ -191,15 +192,9 @@ def test_every_metric_that_is_asked_for_is_declared():
     assert {(title, name) for title, name in asked if name not in known | labels} == set()
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
-def test_promtool_reads_every_expression(tmp_path):
-    rules = [
-        {"record": f"r{n}", "expr": text.replace("$__rate_interval", "5m")}
-        for n, (_, text) in enumerate(expressions())
-    ]
-    file = tmp_path / "rules.yaml"
-    file.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}))
-    _promtool("check", "rules", str(file))
+@pytest.mark.parametrize(("title", "text"), list(expressions()), ids=lambda value: value[:40])
+def test_an_expression_is_valid(title, text):
+    promql_parser.parse(text.replace("$__rate_interval", "5m"))
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
