@@ -60,7 +60,7 @@ audit: $(VENV)/.installed-test
 # The locks that the image is made from; review what changed.
 lock: $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile --quiet $(LOCK) --extra uvloop --extra otel pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet $(LOCK) --extra uvloop --extra otel --extra nats pyproject.toml -o requirements.lock
 	echo 'setuptools>=77' | $(BIN)/uv pip compile --quiet $(LOCK) - -o requirements-build.lock
 
 # A venv that cannot be made (no ensurepip on some distributions) is made by virtualenv instead.

@@ -15,9 +15,11 @@ from typing import Any
 from proxy.attempts import Attempts
 from proxy.config import Config
 from proxy.enrich.canonical import Digests
+from proxy.fleet.members import Fleet, Members
 from proxy.fleet.publisher import Publisher
 from proxy.fleet_app import stream_source
 from proxy.forwarder import Forwarder
+from proxy.membership import gateway_of
 from proxy.metrics import RecorderMetrics
 from proxy.recorder import Recorder
 from proxy.source import LocalSource, Source
@@ -112,6 +114,15 @@ class Pipeline:
 
     def sums(self) -> Totals:
         return summed(read_totals(self.config.spool_dir))
+
+    async def whole_sums(self) -> Totals | Fleet:
+        """Of the spool, and of the stream behind it where there is one."""
+        if self.config.spool.transport == "local":
+            return self.sums()
+        async with connected(self.config.nats) as connection:
+            members = Members(connection, self.config.nats)
+            await members.say(gateway_of(self.config.spool_dir)())
+            return await members.read()
 
     async def until_settled(self) -> None:
         async def settled() -> bool:

@@ -55,8 +55,11 @@ async def feedback(url: str, body: dict) -> UUID:
 
 
 @pytest.fixture
-async def stand(tmp_path, dsn):
-    async with Provider(0).serving() as upstream, pipeline(tmp_path, dsn, upstream) as found:
+async def stand(tmp_path, dsn, transport):
+    async with (
+        Provider(0).serving() as upstream,
+        pipeline(tmp_path, dsn, upstream, **transport) as found,
+    ):
         yield found
 
 
@@ -209,7 +212,7 @@ async def test_each_report_is_one_captured_call_and_poison_is_set_aside(stand, d
         unfinished = write(writer, b'{"session_id": "s", "ro', is_whole=False)
     (turn,) = await settled(stand, dsn)
     assert turn["stop_reason"] == "done"
-    sums = stand.sums()
+    sums = await stand.whole_sums()
     assert (sums.captured, sums.stored, sums.quarantined, sums.waiting) == (8, 3, 5, 0)
     rows = await stand.store.fetch("SELECT id, reason FROM agent_raw")
     reasons = {row["id"]: row["reason"] for row in rows}
@@ -231,7 +234,7 @@ async def test_a_report_that_the_database_refuses_is_set_aside_and_can_be_tried_
         await report(stand.address, {"session_id": "s", "chat_mode": "ask"})
     (turn,) = await settled(stand, dsn)
     assert (turn["stop_reason"], turn["chat_mode"]) == ("abandoned", "ask")
-    assert stand.sums().quarantined == 1
+    assert (await stand.whole_sums()).quarantined == 1
     await stand.store.execute("ALTER TABLE agent_reports DROP CONSTRAINT own")
     done = await resubmit(stand.config, stand.store, lambda: None, Digests(b"key"))
     assert (done.stored, dict(done.refused)) == (1, {})

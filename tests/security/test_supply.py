@@ -27,9 +27,9 @@ def test_the_lock_has_what_the_project_needs():
     """Run `make lock` where this fails."""
     locked = {pin.name: version_of(pin.version) for pin in pins()}
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = PROJECT["project"]["dependencies"] + extras["uvloop"] + extras["otel"]
+    wanted = PROJECT["project"]["dependencies"] + extras["uvloop"] + extras["otel"] + extras["nats"]
     for requirement in wanted:
-        name, least = re.match(r"([A-Za-z0-9._-]+)>=([0-9.]+)", requirement).groups()
+        name, least = re.match(r"([A-Za-z0-9._-]+)(?:\[\w+\])?>=([0-9.]+)", requirement).groups()
         assert locked[name.lower()] >= version_of(least), requirement
     built = {pin.name: version_of(pin.version) for pin in pins(BUILD)}
     (least,) = PROJECT["build-system"]["requires"]
