@@ -6,7 +6,7 @@ WORKERS ?= auto
 LOCK    = --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
           --custom-compile-command 'make lock'
 
-.PHONY: run test fuzz faults fleet soak check coverage bench bench-peers docs audit lock clean
+.PHONY: run test agents fuzz faults fleet soak check coverage bench bench-peers docs audit lock clean
 
 run: $(VENV)/.installed
 	@$(BIN)/agent-telemetry serve $(ARGS)
@@ -26,6 +26,12 @@ faults: $(VENV)/.installed-test
 fleet: $(VENV)/.installed-test
 	FAULTS=full $(BIN)/python -m pytest -q tests/faults/test_fleet.py tests/fleet/test_fleet.py $(ARGS)
 	$(BIN)/python -m bench.fleet
+
+# Real frameworks, each in an environment of its own under .agents, through the gateway; a few minutes.
+# Writes what they sent (tests/agents/kept) and how well it was understood (docs/turns.md).
+agents: $(VENV)/.installed-test
+	$(BIN)/python -m tests.agents $(ARGS)
+	$(BIN)/python -m bench.agents --write docs/turns.md
 
 # Calls with a random fault each minute, then the ledger against the table: make soak MINUTES=60
 MINUTES ?= 10

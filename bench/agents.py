@@ -1,10 +1,12 @@
-"""Replay recorded coding agents through a real gateway and say how well turns were understood.
+"""Replay recorded agents through a real gateway and say how well turns were understood.
 
-    python -m bench.agents [--bare]
+    python -m bench.agents [--write docs/turns.md]
 
-Starts `serve` on free ports with a database of its own and a provider that answers each request as
-recorded, cut streams and agents that hang up included. Prints what was compared, every miss, and
-the confusion matrix of stop reasons. `--bare` drops every header that names a session or a turn.
+Two sources: what the frameworks of the laboratory sent (`tests/agents`), and recorded coding agents
+where they are there. Each with what names sessions and turns, and again without. Starts `serve` on
+free ports with a database of its own and a provider that answers each request as recorded, cut
+streams and agents that hang up included. Prints what was compared, every miss, and the confusion
+matrix of stop reasons.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ import asyncio
 import sys
 import tempfile
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import aiohttp
 
+from tests.agents import kept
 from tests.e2e.stack import Stack, until
 from tests.turns.recorded import (
     FOLDER,
@@ -28,6 +31,7 @@ from tests.turns.recorded import (
     Comparison,
     Judged,
     JudgedTurn,
+    Scenario,
     compare,
     confusion,
     endpoint_of,
@@ -51,12 +55,20 @@ IS_SETTLED = """
 SELECT count(*) = $COUNT AND NOT bool_or(is_pending OR due_at IS NOT NULL) AS done FROM agent_links
 """
 
+INTRODUCTION = """# How well turns are understood
+
+Written by `make agents`. Requests of real agents, replayed through the gateway with scripted
+answers; what is true of each turn follows from the script. "as labelled": every call names its
+session; "without": nothing does, so that sessions, turns, rounds and endings come from the
+histories alone. Every miss is listed.
+"""
+
 
 class Provider:
     """Answers with the recorded bytes of the request that a header names."""
 
-    def __init__(self) -> None:
-        self._records = {r["id"]: r for s in scenarios() for r in s.records}
+    def __init__(self, recorded: Sequence[Scenario]) -> None:
+        self._records = {r["id"]: r for s in recorded for r in s.records}
         self._server: asyncio.Server | None = None
         self.url = ""
 
@@ -139,21 +151,25 @@ def upstream_of(record: Mapping[str, Any]) -> str:
     return str(dialect)
 
 
-async def measure(*, is_bare: bool) -> Comparison:
-    """Replay everything, wait for the last turn to end, and compare."""
+async def measure(recorded: Sequence[Scenario], *, is_bare: bool) -> Comparison:
+    """Replay recordings, wait for the last turn to end, and compare."""
     with tempfile.TemporaryDirectory() as directory:
-        async with Provider() as provider:
+        async with Provider(recorded) as provider:
             stack = Stack(Path(directory) / "data", provider.url, TURNS__IDLE_S=str(IDLE_S))
             async with stack, aiohttp.ClientSession() as session:
                 await stack.until_ready()
                 ids = {}
-                for scenario in scenarios():
+                for scenario in recorded:
                     for record in scenario.records:
                         ids[record["id"]] = await send(session, stack.url, record, is_bare=is_bare)
-                return await compared(stack, ids)
+                return await compared(stack, recorded, ids)
 
 
-async def compared(stack: Stack, ids: Mapping[str, UUID]) -> Comparison:
+async def compared(
+    stack: Stack, recorded: Sequence[Scenario], ids: Mapping[str, UUID]
+) -> Comparison:
+    """Compare the rows with the truth; `ids` are the rows of the recordings."""
+
     async def is_settled() -> bool:
         query = IS_SETTLED.replace("$COUNT", str(len(ids)))
         return bool((await stack.fetch(query))[0]["done"])
@@ -172,23 +188,48 @@ async def compared(stack: Stack, ids: Mapping[str, UUID]) -> Comparison:
         )
         for row in await stack.fetch(TURNS)
     }
-    return compare(calls, turns)
+    return compare(recorded, calls, turns)
+
+
+def report(title: str, result: Comparison) -> str:
+    """What was compared, how turns ended, and every miss, as text."""
+    lines = [f"## {title}", "", "```"]
+    for what in sorted({what for what, _ in result.found}):
+        right, wrong = result.found[what, True], result.found[what, False]
+        lines.append(f"{what:<16}{right:>5} of {right + wrong:<5}{result.rate(what):8.2%}")
+    lines += ["", *confusion(result), "", *(result.misses or ["no misses"]), "```", ""]
+    return "\n".join(lines)
+
+
+def sources(*, is_bare: bool) -> dict[str, Sequence[Scenario]]:
+    """What there is to replay, by its title."""
+    labels = "without any label" if is_bare else "as labelled"
+    found: dict[str, Sequence[Scenario]] = {
+        f"Laboratory of frameworks, {labels}": kept.recorded(is_bare=is_bare)
+    }
+    if HAS_RECORDINGS:
+        headers = "without identifying headers" if is_bare else "with their own headers"
+        found[f"Recorded coding agents, {headers}"] = scenarios()
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--bare", action="store_true", help="without identifying headers")
+    parser.add_argument("--write", type=Path, help="also write the figures into this file")
     arguments = parser.parse_args()
+    text, misses = [INTRODUCTION], 0
+    for is_bare in (False, True):
+        for title, recorded in sources(is_bare=is_bare).items():
+            size = f"{len(recorded)} scenarios, {sum(len(s.records) for s in recorded)} calls"
+            result = asyncio.run(measure(recorded, is_bare=is_bare))
+            text.append(report(f"{title} ({size})", result))
+            print(text[-1])
+            misses += len(result.misses)
     if not HAS_RECORDINGS:
-        print(f"no recordings at {FOLDER}", file=sys.stderr)
-        return 2
-    result = asyncio.run(measure(is_bare=arguments.bare))
-    for what in sorted({what for what, _ in result.found}):
-        right, wrong = result.found[what, True], result.found[what, False]
-        print(f"{what:<16}{right:>5} of {right + wrong:<5}{result.rate(what):8.2%}")
-    print("\n".join(["", *confusion(result)]))
-    print("\n".join(["", *(result.misses or ["no misses"])]))
-    return 1 if result.misses else 0
+        print(f"no recorded coding agents at {FOLDER}", file=sys.stderr)
+    if arguments.write:
+        arguments.write.write_text("\n".join(text))
+    return 1 if misses else 0
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """Texts in the user role that a client puts in and no person typed, as data in one place.
 
 Read by `decode` (what the user's message is) and by `enrich` (what begins a turn). Seen in the
-traffic of Claude Code, Codex, Gemini CLI and Pydantic AI; a client with another habit is a row
-more. Pure, and linear in the length of the text.
+traffic of Claude Code, Codex, Gemini CLI, Pydantic AI, LangChain and smolagents; a client with
+another habit is a row more. Pure, and linear in the length of the text.
 
-Two forms: elements (`<system-reminder>…</system-reminder>`), which may stand beside typed words in
-one text, and whole texts, known by how they begin.
+Three forms: elements (`<system-reminder>…</system-reminder>`), which may stand beside typed words
+in one text; whole texts, known by how they begin; and the sections in which smolagents writes tasks
+and results of tools into one text.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -48,10 +50,22 @@ _BEGINNINGS: tuple[tuple[str, Injection], ...] = (
     ("[Request interrupted by user", Injection.ABORT),
     ("This session is being continued from", Injection.SUMMARY),
     ("Another language model started to solve", Injection.SUMMARY),
+    ("Here is a summary of the conversation to date:", Injection.SUMMARY),  # LangChain
+    ("<role>\nContext Extraction Assistant\n", Injection.SUMMARY_REQUEST),
     ("CRITICAL: Respond with TEXT ONLY", Injection.SUMMARY_REQUEST),
     ("You are performing a CONTEXT CHECKPOINT COMPACTION", Injection.SUMMARY_REQUEST),
-    ("<session>\n", Injection.TITLE_REQUEST),
 )
+_TITLED = re.compile(r"<session>\n(.*)\n</session>", re.DOTALL)  # what was typed, to be named
+
+
+# Tools that hand in the answer instead of doing something: whoever calls one is done. smolagents;
+# Pydantic AI (with a suffix where there are several); Gemini CLI; Cline; OpenHands.
+FINAL_TOOLS = ("final_answer", "final_result", "complete_task", "attempt_completion", "finish")
+
+# smolagents writes calls and results into texts.
+CALLING = "Calling tools:\n["
+_SECTION = re.compile(r"(?:\A|\n)(New task|Observation|Error):\n")
+_RETRY = "Now let's retry: take care not to repeat previous errors!"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +74,51 @@ class Reading:
 
     typed: str
     injections: frozenset[Injection] = frozenset()
+    summary: str = ""  # the whole text, where it stands in place of messages
+    results: tuple[tuple[str, bool], ...] = ()  # of tools: text, and whether it is an error
 
 
-def read(text: str) -> Reading:
-    """Part a text into what was typed and what was put in."""
+def is_final_tool(name: str) -> bool:
+    """Whether a call of this tool is the agent's answer."""
+    return name in FINAL_TOOLS or name.startswith("final_result_")
+
+
+def read(text: str, *, follows_call: bool = False) -> Reading:
+    """Part a text into what was typed and what was put in.
+
+    `follows_call`: what the model said before was a call written as text (`CALLING`).
+    """
+    if text.startswith("New task:\n") or (follows_call and _SECTION.match(text)):
+        return _sections(text)
     rest, found = _without_elements(text) if "<" in text else (text, set[Injection]())
     stripped = rest.strip()
+    if stripped.startswith("<session>\n") and (titled := _TITLED.fullmatch(stripped)):
+        return Reading(titled[1].strip(), frozenset(found | {Injection.TITLE_REQUEST}))
     for beginning, injection in _BEGINNINGS:
         if stripped.startswith(beginning.rstrip()):
-            return Reading("", frozenset(found | {injection}))
+            summary = stripped if injection is Injection.SUMMARY else ""
+            return Reading("", frozenset(found | {injection}), summary)
     return Reading(stripped if found else text, frozenset(found))
 
 
-def typed(text: str) -> str:
+def typed(text: str, *, follows_call: bool = False) -> str:
     """What a person typed of a text; empty where all of it was put in."""
-    return read(text).typed
+    return read(text, follows_call=follows_call).typed
+
+
+def _sections(text: str) -> Reading:
+    """A text in sections; one that is no error belongs to the section before it."""
+    tasks: list[str] = []
+    results: list[tuple[str, bool]] = []
+    pieces = _SECTION.split(text)[1:]
+    for name, body in zip(pieces[::2], pieces[1::2], strict=True):
+        if name == "New task":
+            tasks.append(body)
+        elif name == "Observation" or _RETRY in body:
+            results.append((body, name == "Error"))
+        elif tasks:
+            tasks[-1] += f"\n{name}:\n{body}"
+    return Reading("\n".join(tasks).strip(), results=tuple(results))
 
 
 def _without_elements(text: str) -> tuple[str, set[Injection]]:

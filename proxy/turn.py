@@ -63,7 +63,8 @@ class Facts:
     `u` typed by a person, `n` a client's text alone, `s` a summary in place of removed messages,
     `r` results of tools, `m` what the model said or called. `kinds` and `chain` hold the last of
     them; `request` is the digest of the whole history, `continuation` that of the history with the
-    answer after it.
+    answer after it. Some clients put what is typed after a call without an answer into the same
+    message: `beginnings` are digests of what such a call had sent.
     """
 
     id: UUID
@@ -75,16 +76,19 @@ class Facts:
     session: str | None = None  # as the call itself says
     turn: str | None = None
     agent: str | None = None  # a sub-agent's id, as the call itself says
+    program: str | None = None  # name and version of the program that called
     setting: str | None = None  # program, instructions, tools: tell histories apart
     side: str | None = None  # told by its own shape: title, router, compaction
     has_tools: bool = False
     is_partial: bool = False  # the wire held only what is new
     is_nudged: bool = False  # the client asked the model to go on
+    is_textual: bool = False  # a program that writes calls and results into texts
     is_terse: bool = False  # no word of text in the answer
     round_cap: int | None = None
     kinds: str = ""
     chain: tuple[str, ...] = ()
     request: str | None = None
+    beginnings: tuple[str, ...] = ()  # the history without the last texts of its last message
     continuation: str | None = None
     said: str | None = None  # the answer alone
     heard: str | None = None  # the last thing the model said in the history
@@ -123,7 +127,7 @@ class Facts:
     def from_json(cls, raw: dict[str, Any]) -> Facts:
         """The inverse of `as_json` as read back from JSON."""
         values = {name: value for name, value in raw.items() if name in _DEFAULTS}
-        for name in ("chain", "opening", "handed"):
+        for name in ("chain", "beginnings", "opening", "handed"):
             values[name] = tuple(values.get(name, ()))
         return cls(
             **values

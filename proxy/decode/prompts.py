@@ -13,7 +13,7 @@ from itertools import takewhile
 
 from proxy.call import Json
 from proxy.decode.jsonvalue import at, elements, members, string, word
-from proxy.injected import typed
+from proxy.injected import CALLING, typed
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SESSION_KEYS = ("session_id", "conversation_id", "thread_id", "langfuse_session_id")
@@ -57,11 +57,13 @@ def last_user_text(
     passed over; where there is no other, its text is better than none.
     """
     put_in: str | None = None
-    for message in reversed(messages):
-        texts = texts_of(members(message))
+    for number in range(len(messages) - 1, -1, -1):
+        texts = texts_of(members(messages[number]))
         if texts is None:
             continue
-        words = joined(typed(text) for text in texts)
+        before = text_parts(at(messages[number - 1], "content")) if number else []
+        follows_call = any(CALLING in text for text in before)
+        words = joined(typed(text, follows_call=follows_call) for text in texts)
         if words or not texts:
             return words or None
         put_in = put_in or joined(texts)

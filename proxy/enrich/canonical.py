@@ -14,6 +14,7 @@ VERSION is raised with every change of the form.
 
 from __future__ import annotations
 
+import ast
 import json
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,9 +25,9 @@ from typing import Any
 import orjson
 
 from proxy.call import Json
-from proxy.injected import Injection, read
+from proxy.injected import CALLING, Injection, Reading, read
 
-VERSION = 1
+VERSION = 2
 
 _MODEL_ROLES = ("assistant", "model", "CHATBOT")
 _TOOL_ROLES = ("tool", "function")
@@ -36,6 +37,7 @@ _CALL_ITEMS = (
     *("function_call", "custom_tool_call", "local_shell_call", "shell_call", "apply_patch_call"),
     "computer_call",
 )
+WRITTEN_CHARS_MAX = 65_536  # of calls written as text
 _ARGUMENTS = ("arguments", "input", "action", "operation", "args")
 
 
@@ -45,6 +47,7 @@ class Typed:
 
     texts: tuple[str, ...] = ()
     injections: frozenset[Injection] = frozenset()
+    summary: str = ""  # a text that stands in place of messages that were removed
     other: tuple[str, ...] = ()  # kinds of pictures, documents and the like
 
 
@@ -66,21 +69,35 @@ class Result:
     id: str | None = None
     name: str | None = None
     is_error: bool | None = None  # None: nothing says so
+    is_text: bool = False  # written into a text by the client, one for all calls of a round
 
 
 Part = Typed | Said | Called | Result
 
 
-def parts_of(history: Sequence[Json]) -> Iterator[Part]:
-    """The parts of a history in any dialect, in order. Never raises."""
+def parts_of(history: Sequence[Json], before: Json = None) -> Iterator[Part]:
+    """The parts of a history in any dialect, in order; `before` is the message before it, if any.
+
+    Never raises.
+    """
+    follows_call = _is_written_call(before)
     for message in history:
         if isinstance(message, str):
-            yield _typed([message])
+            yield _typed([read(message)])
         elif isinstance(message, dict):
-            yield from _message(message)
+            yield from _message(message, follows_call=follows_call)
+            follows_call = _is_written_call(message)
 
 
-def _message(message: dict[str, Json]) -> Iterator[Part]:
+def _is_written_call(message: Json) -> bool:
+    """Whether the client wrote a call of the model's into its text."""
+    if not isinstance(message, dict) or message.get("role") not in _MODEL_ROLES:
+        return False
+    texts = (part.get("text") if isinstance(part, dict) else part for part in _content(message))
+    return any(isinstance(text, str) and CALLING in text for text in texts)
+
+
+def _message(message: dict[str, Json], *, follows_call: bool) -> Iterator[Part]:
     kind = message.get("type")
     role = message.get("role") or "user"
     if isinstance(kind, str) and kind.endswith("_output"):
@@ -96,7 +113,7 @@ def _message(message: dict[str, Json]) -> Iterator[Part]:
     elif role in _MODEL_ROLES:
         yield from _of_model(message)
     elif role not in _INSTRUCTIONS:
-        yield from _of_user(_content(message))
+        yield from _of_user(_content(message), follows_call=follows_call)
 
 
 def _content(message: dict[str, Json]) -> list[Json]:
@@ -109,19 +126,37 @@ def _content(message: dict[str, Json]) -> list[Json]:
 def _of_model(message: dict[str, Json]) -> Iterator[Part]:
     for part in _content(message):
         if isinstance(part, str):
-            yield Said(part)
+            yield from _said(part)
         elif isinstance(part, dict) and (use := _use(part)) is not None:
             yield use
         elif isinstance(part, dict) and not part.get("thought"):
             text = part.get("text", part.get("refusal"))
             if isinstance(text, str):
-                yield Said(text)
+                yield from _said(text)
     calls = message.get("tool_calls")
     for call in [*(calls if isinstance(calls, list) else ()), message.get("function_call")]:
         if isinstance(call, dict):
             function = call.get("function")
             inner = function if isinstance(function, dict) else call
             yield _called(inner, "id", outer=call)
+
+
+def _said(text: str) -> Iterator[Part]:
+    """What the model said; calls that the client wrote into it are calls again."""
+    words, found, written = text.rpartition(CALLING)
+    if not found:
+        yield Said(text)
+        return
+    try:
+        calls = ast.literal_eval(f"[{written}") if len(written) <= WRITTEN_CHARS_MAX else []
+        functions = [(call["id"], call["function"]) for call in calls]
+        made = [Called(str(f["name"]), _parsed(f["arguments"]), str(id)) for id, f in functions]
+    except (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError):
+        yield Said(text)
+        return
+    yield Said(words)
+    # Code that the model wrote as text is run by a tool which it did not call.
+    yield from (call for call in made if call.name != "python_interpreter")
 
 
 def _use(part: dict[str, Json]) -> Called | None:
@@ -138,22 +173,31 @@ def _called(call: dict[str, Json], id: str, outer: dict[str, Json] | None = None
     return Called(str(name), _parsed(arguments), _id(call if outer is None else outer, id))
 
 
-def _of_user(content: list[Json]) -> Iterator[Part]:
-    texts: list[str] = []
+def _of_user(content: list[Json], *, follows_call: bool) -> Iterator[Part]:
+    texts: list[Reading] = []
     other: list[str] = []
     for part in content:
         if isinstance(part, str):
-            texts.append(part)
+            texts.append(read(part, follows_call=follows_call))
         elif not isinstance(part, dict):
             continue
         elif (result := _result(part)) is not None:
             yield result
         elif isinstance(text := part.get("text"), str):
-            texts.append(text)
+            texts.append(read(text, follows_call=follows_call))
         else:
             other.append(str(part.get("type") or next(iter(part), "")))
-    if texts or other:
+    results = [Result(*each, is_text=True) for text in texts for each in _results(text)]
+    if follows_call:  # what is typed then stands behind the results, else before them
+        yield from results
+    if other or any(text.typed or not text.results for text in texts):
         yield _typed(texts, other)
+    if not follows_call:
+        yield from results
+
+
+def _results(reading: Reading) -> Iterator[tuple[str, str | None, str | None, bool]]:
+    return ((text, None, None, is_error) for text, is_error in reading.results)
 
 
 def _result(part: dict[str, Json]) -> Result | None:
@@ -177,11 +221,11 @@ def _result(part: dict[str, Json]) -> Result | None:
     )
 
 
-def _typed(texts: Sequence[str], other: Sequence[str] = ()) -> Typed:
-    readings = [read(text) for text in texts]
+def _typed(readings: Sequence[Reading], other: Sequence[str] = ()) -> Typed:
     return Typed(
         tuple(reading.typed for reading in readings if reading.typed.strip()),
         frozenset().union(*(reading.injections for reading in readings)),
+        next((reading.summary for reading in readings if reading.summary), ""),
         tuple(other),
     )
 
@@ -262,7 +306,7 @@ class Digests:
     def of_answer(self, text: str, calls: Iterable[Called]) -> str | None:
         """What the model did: the tools it called, else its text; None for nothing at all."""
         called = [self.of_call(call) for call in calls]
-        words = plain(text)
+        words = plain(text).removesuffix("</code>").rstrip()  # a stop sequence of smolagents
         if called:
             return self.of("calls", *called)
         return self.of("text", words) if words else None
@@ -290,6 +334,8 @@ class Chain:
             return
         self._end_answer()
         if isinstance(part, Result):
+            if part.is_text:
+                self._end_results()
             key = part.id or self.digests.of("result", part.name or "", plain(part.output))
             self._results.setdefault(key)
             return

@@ -6,6 +6,7 @@ metadata may be kept. Pure, and total: a record of any shape gives facts.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ from proxy.turn import CalledTool, End, Facts, Link, ToolResult
 ATOMS_MAX = 40  # of a history's end; what is further back is found by ids of tools
 SEEN_MAX = 24  # ids of tools called in the history, the last ones
 OPENING_MAX = 6
+BEGINNINGS_MAX = 6
+SUMMARY_CHARS = 60
 HANDED_MAX = 12
 HANDED_CHARS = (12, 50_000)  # a shorter text is no task for a sub-agent, a longer one is a file
 OUTPUT_CHARS_MAX = 4096
@@ -45,6 +48,8 @@ SETTINGS_MAX = 128
 HISTORY_BYTES_MAX = 1024 * 1024
 HISTORIES_BYTES_MAX = 32 * 1024 * 1024
 
+_BILLING = re.compile(r"x-anthropic-billing-header:[^\n]*")  # may change at each call
+_RULE = re.compile(r"\n-{3,}\n")
 _LIMIT = frozenset(
     {"length", "max_tokens", "max_output_tokens", "model_length", "incomplete"}
     | {"model_context_window_exceeded"}
@@ -76,6 +81,7 @@ class _History:
     brought: dict[str | int, Result] = field(default_factory=dict)  # since the model spoke last
     first: Typed | None = None
     last: Part | None = None
+    summary: str = ""  # the first that stands in place of removed messages
     parts: int = 0
 
     def add(self, part: Part) -> None:
@@ -88,9 +94,13 @@ class _History:
         if isinstance(part, Said | Called):
             self.brought.clear()
         elif isinstance(part, Result):
+            if part.is_text:
+                self.brought.clear()  # of earlier rounds, whose calls the client does not repeat
             self.brought.setdefault(part.id or self.parts, part)
-        elif self.first is None and part.texts:
-            self.first = part
+        else:
+            self.summary = self.summary or part.summary
+            if self.first is None and part.texts:
+                self.first = part
         self.last = part
         self.parts += 1
 
@@ -101,6 +111,7 @@ class _History:
             dict(self.brought),
             self.first,
             self.last,
+            self.summary,
             self.parts,
         )
 
@@ -113,6 +124,7 @@ class _History:
             self.chain.weight
             + 150 * len(self.seen)
             + results
+            + len(self.summary)
             + sum(len(text) for part in typed for text in part.texts)
         )
 
@@ -165,7 +177,7 @@ def _read(
         return history
     known, length = histories.latest(beginnings)
     history = known or _History(Chain(digests))
-    for part in parts_of(messages[length:]):
+    for part in parts_of(messages[length:], messages[length - 1] if length else None):
         history.add(part)
     if beginnings and length < len(messages):
         histories.keep(beginnings[-1], history)
@@ -212,9 +224,10 @@ def link_of(
         kinds="".join(chain.kinds[-ATOMS_MAX:]),
         chain=tuple(chain.values[-ATOMS_MAX:]),
         request=chain.values[-1] if chain.values else None,
+        beginnings=tuple(_shorter(history.last, chain, digests)),
         continuation=_continued(history.chain.copy(), record),
         heard=chain.last_answer,
-        opening=() if "m" in chain.kinds else tuple(_opening(history.first, digests))[:OPENING_MAX],
+        opening=tuple(_opening(history, chain, digests, record))[:OPENING_MAX],
         seen=tuple((length - 1 - at, id) for at, id in seen),
         results=tuple(_result(result, digests) for result in brought),
     )
@@ -238,6 +251,7 @@ def _said_of_itself(
         "session": _text(record.session_id),
         "turn": _text(capture.get("turn_label")),
         "agent": _text(said.get("agent_id")),
+        "program": digests.of("program", record.client) if record.client else None,
         "setting": setting(digests, record.client or "", record.system_prompt, names),
         "round_cap": int(cap) if isinstance(cap, str) and cap.isdigit() and len(cap) < 7 else None,
         "is_partial": capture.get("context") == "partial",
@@ -247,7 +261,7 @@ def _said_of_itself(
 
 
 def _setting(digests: Digests, client: str, system_prompt: str, names: tuple[str, ...]) -> str:
-    return digests.of("setting", client, plain(system_prompt), *names)
+    return digests.of("setting", client, plain(_BILLING.sub("", system_prompt)), *names)
 
 
 def _tool_names(params: dict[str, Json]) -> Iterator[str]:
@@ -271,7 +285,13 @@ def _asked(record: TelemetryRecord, last: Part | None) -> dict[str, Any]:
         side = _side_schema(params)
         if side == "title" and Injection.TITLE_REQUEST not in injections:
             side = None  # programs ask for titles too; what the session's threads do will tell
-    return {"side": side, "has_tools": bool(tools), "is_nudged": Injection.NUDGE in injections}
+    stops = params.get("stop")
+    return {
+        "side": side,
+        "has_tools": bool(tools),
+        "is_nudged": Injection.NUDGE in injections,
+        "is_textual": isinstance(stops, list) and "Observation:" in stops,
+    }
 
 
 def _side_schema(params: dict[str, Json]) -> str | None:
@@ -362,12 +382,39 @@ def _continued(chain: Chain, record: TelemetryRecord) -> str | None:
     return chain.values[-1] if has_grown else None
 
 
-def _opening(first: Typed | None, digests: Digests) -> Iterator[str]:
-    """The first typed message, text by text and whole."""
-    if first is not None:
-        yield digests.of("task", plain(" ".join(first.texts)))
-        if len(first.texts) > 1:
-            yield from (digests.of("task", plain(text)) for text in first.texts)
+def _shorter(last: Part | None, chain: Chain, digests: Digests) -> Iterator[str]:
+    """The history as it was before texts were added to its last message, the longest first."""
+    if not isinstance(last, Typed) or last.other or chain.kinds[-1:] != ["u"]:
+        return
+    before = chain.values[-2] if len(chain.values) > 1 else ""
+    texts = [plain(text) for text in last.texts]
+    for count in range(len(texts) - 1, max(0, len(texts) - 1 - BEGINNINGS_MAX), -1):
+        yield digests.of(before, "u", "typed", *texts[:count])
+
+
+def _opening(
+    history: _History, chain: Chain, digests: Digests, record: TelemetryRecord
+) -> Iterator[str]:
+    """What ties a thread to the call that it came of: the first typed message, text by text and
+    whole, until the model has answered; of a compaction and what follows it the summary's end."""
+    if history.summary:
+        yield _summary(history.summary, digests)
+    last, first = history.last, history.first
+    if isinstance(last, Typed) and Injection.SUMMARY_REQUEST in last.injections:
+        yield _summary(record.response_text or "", digests)
+    if first is None or "m" in chain.kinds:
+        return
+    yield digests.of("task", plain(" ".join(first.texts)))
+    if len(first.texts) > 1:
+        yield from (digests.of("task", plain(text)) for text in first.texts)
+    sections = [section for text in first.texts for section in _RULE.split(text)]
+    if len(sections) > len(first.texts):  # a task between lines, with words about it around
+        yield from (digests.of("task", plain(s.removeprefix("Task:"))) for s in sections)
+
+
+def _summary(text: str, digests: Digests) -> str:
+    """The end of a summary: clients put words of their own in front."""
+    return digests.of("summary", plain(text)[-SUMMARY_CHARS:])
 
 
 def _handed(calls: Iterable[Called], digests: Digests) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Results of tools: whether one failed, and whether two failed alike.
 
 Most dialects have no flag for it, so a failure is also told by the shape of its text. The shapes
-are data, as seen from Claude Code, Codex, Gemini CLI, Pydantic AI and LangChain. Pure.
+are data, as seen from Claude Code, Codex, Gemini CLI, Pydantic AI, LangChain and the
+OpenAI Agents SDK. Pure.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import re
 
 _ERROR = re.compile(
     r"""\s*(?:
-        error\b | fatal:\ | traceback\ \(most\ recent | exception\b | <tool_use_error>
+        error\b | an\ error\ (?:occurred|was) | <error> | tool\ (?:call|execution)\ (?:failed|error)
+        | failed\ to\ | fatal:\ | traceback\ \(most\ recent | exception\b | <tool_use_error>
         | unsupported\ call: | exit\ code:?\ [1-9] | command\ failed | permission\ denied
         | [\w.]*(?:Error|Exception):\  | \{\s*"error"\s*: | \{"detail"\s*:\s*"error
     )""",

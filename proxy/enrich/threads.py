@@ -43,10 +43,10 @@ class _Match:
     evidence: str
 
 
-def place(calls: Iterable[Facts]) -> Judged:
-    """Place all calls of some conversations."""
+def place(calls: Iterable[Facts], pinned: Mapping[UUID, Placement] | None = None) -> Judged:
+    """Place all calls of some conversations; those that are pinned have their places already."""
     ordered = sorted(calls, key=lambda call: call.order)
-    book = _Book(ordered)
+    book = _Book(ordered, pinned or {})
     for call in ordered:
         book.enter(call)
     return Judged(book.placements, book.succeeded)
@@ -55,7 +55,7 @@ def place(calls: Iterable[Facts]) -> Judged:
 def given(call: Facts) -> frozenset[str]:
     """The keys by which a later call may find this one."""
     keys = {tool.id for tool in call.open_tools} | {call.response, call.continuation}
-    if call.end in (End.CUT, End.FAILED, End.EMPTY):
+    if call.end in (End.CUT, End.FAILED, End.EMPTY) or call.is_textual:
         keys.add(call.request)
     if call.side:
         keys.update(call.opening)
@@ -67,7 +67,7 @@ def wanted(call: Facts) -> frozenset[str]:
     if call.session is not None:
         return frozenset()
     tools = {id for _, id in call.seen[-WANTED_TOOLS:]}
-    keys = {*call.chain[-WANTED_ATOMS:], *tools, *call.opening, call.previous}
+    keys = {*call.chain[-WANTED_ATOMS:], *tools, *call.opening, *call.beginnings, call.previous}
     return frozenset(key for key in keys if key)
 
 
@@ -119,8 +119,10 @@ class _Book:
     """What is known of the calls entered so far."""
 
     calls: Sequence[Facts]
+    pinned: Mapping[UUID, Placement] = field(default_factory=dict)
     placements: dict[UUID, Placement] = field(default_factory=dict)
     succeeded: dict[UUID, datetime] = field(default_factory=dict)
+    _by_id: dict[UUID, Facts] = field(default_factory=dict)
     _by_key: dict[str, list[Facts]] = field(default_factory=lambda: defaultdict(list))
     _by_request: dict[str, list[Facts]] = field(default_factory=lambda: defaultdict(list))
     _handed: dict[str, list[Facts]] = field(default_factory=lambda: defaultdict(list))
@@ -128,11 +130,13 @@ class _Book:
     _children: dict[UUID, list[Facts]] = field(default_factory=lambda: defaultdict(list))
     _last: dict[tuple[str | None, str, str | None], Facts] = field(default_factory=dict)
     _rounds: dict[UUID, int] = field(default_factory=dict)
+    _spawned: dict[UUID, set[str]] = field(default_factory=lambda: defaultdict(set))
     _sub_threads: set[UUID] = field(default_factory=set)
     _continued: frozenset[str] = frozenset()
     _with_tools: frozenset[tuple[str | None, str | None]] = frozenset()
 
     def __post_init__(self) -> None:
+        self._by_id = {call.id: call for call in self.calls}
         self._continued = frozenset(digest for call in self.calls for digest in call.chain)
         self._with_tools = frozenset(
             (call.project, call.session) for call in self.calls if call.has_tools
@@ -140,19 +144,24 @@ class _Book:
 
     def enter(self, call: Facts) -> None:
         """Place one call; all earlier ones have been."""
-        match = self._match(call)
-        if self._is_side(call, match):
-            self.placements[call.id] = self._aside(call, match)
+        placement = self.pinned.get(call.id) or self._placement(call)
+        if placement.kind is Kind.SIDE:
+            self.placements[call.id] = placement
             for task in call.opening:
                 self._routed[task].append(call)
             return
-        placement = self._follow(call, match) if match else self._open(call)
         self.placements[call.id] = placement
         if placement.turn is not None and placement.round is not None:
             known = self._rounds.get(placement.turn, 0)
             self._rounds[placement.turn] = max(known, placement.round)
         self._note_successor(call, placement)
         self._remember(call, placement)
+
+    def _placement(self, call: Facts) -> Placement:
+        match = self._match(call)
+        if self._is_side(call, match):
+            return self._aside(call, match)
+        return self._follow(call, match) if match else self._open(call)
 
     # --- what a call continues ---
 
@@ -177,17 +186,30 @@ class _Book:
             if found := self._best(call, candidates, ids, is_typed="u" in added):
                 has_id = any(tool.id in ids for tool in found.calls)
                 return _Match(found, added, "tool call id" if has_id else "history")
+            if after == 0 and (found := self._added_to(call)):
+                return _Match(found, "u", "history")
+        return None
+
+    def _added_to(self, call: Facts) -> Facts | None:
+        """A call without an answer to whose message this one adds a text."""
+        for digest in call.beginnings:
+            found = self._best(call, self._unanswered(call, digest, 1), frozenset(), is_typed=True)
+            if found is not None:
+                return found
         return None
 
     def _unanswered(self, call: Facts, digest: str, after: int) -> Iterator[Facts]:
         """Calls with this history that got no answer, or an empty one."""
         for earlier in self._by_request.get(digest, ()):
-            if earlier.end not in (End.CUT, End.FAILED, End.EMPTY):
-                continue
+            is_lost = earlier.is_textual and after > 0 and call.kinds[-after:][0] == "r"
+            if earlier.end not in (End.CUT, End.FAILED, End.EMPTY) and not is_lost:
+                continue  # lost: its tool failed, and the client keeps nothing but the error
             if call.session is None and call.setting != earlier.setting:
                 continue  # another program with the same words
             is_known = call.session is not None or "m" in call.kinds
-            is_soon = timedelta(0) <= call.created_at - earlier.ended_at <= RETRY_WINDOW
+            waited = call.created_at - earlier.ended_at
+            has_ended = waited >= timedelta(0) or after > 0  # a stream may be closed late
+            is_soon = has_ended and waited <= RETRY_WINDOW
             is_again = after > 0 or call.is_nudged or earlier.end is not End.EMPTY
             if is_known or (is_soon and is_again and not self._is_continued(earlier)):
                 yield earlier
@@ -314,8 +336,15 @@ class _Book:
         if spawner is not None:
             return self._sub_agent(call, spawner, "task in a tool call")
         routed = self._router(call)
-        session = self.placements[routed.id].session if routed else str(call.id)
-        return self._opened(call, session)
+        if routed is None:
+            return self._opened(call, str(call.id))
+        at = self.placements[routed.id]
+        before = self._by_id.get(at.parent) if at.parent and "s" in call.kinds else None
+        if before is None:
+            return self._opened(call, at.session)
+        is_typed = "u" in call.kinds.rpartition("s")[2]
+        thread = self.placements[before.id].thread
+        return self._placed(call, Kind.COMPACTED, thread, before, is_typed, "summary")
 
     def _opened(self, call: Facts, session: str) -> Placement:
         labelled = self._turn_of(call, session)
@@ -333,10 +362,22 @@ class _Book:
             and not self._is_continued(other)
             and other.ended_at <= call.created_at + timedelta(seconds=1)
         ]
+
+        def rank(other: Facts) -> tuple[bool, bool, bool, float, object]:
+            waited = (call.created_at - other.ended_at).total_seconds()
+            is_fresh = waited <= FRESH.total_seconds()
+            return (
+                other.program == call.program,
+                not self._spawned[other.id].intersection(call.opening),
+                is_fresh,
+                waited if is_fresh else -waited,  # programs that are alike take turns
+                other.order,
+            )
+
         if not found and call.agent is not None and call.session is not None:
             main = self._last.get((call.project, call.session, None))
             return main if main is not None and main.open_tools else None
-        return max(found, key=lambda other: other.order, default=None)
+        return max(found, key=rank, default=None)
 
     def _sub_agent(self, call: Facts, spawner: Facts | None, evidence: str) -> Placement:
         session = self.placements[spawner.id].session if spawner else call.session or str(call.id)
@@ -423,5 +464,7 @@ class _Book:
             self._children[routed.id].append(call)
         if placement.kind is Kind.SUB_AGENT:
             self._sub_threads.add(placement.thread)
+            if placement.parent:
+                self._spawned[placement.parent].update(call.opening)
         if call.agent is not None or placement.thread not in self._sub_threads:
             self._last[call.project, placement.session, call.agent] = call

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from proxy.config import Turns
+from proxy.injected import is_final_tool
 from proxy.turn import CalledTool, End, Ending, Facts, ToolResult, Turn
 
 AT_ONCE = ("completed", "empty_no_tools", "refused")
@@ -83,12 +84,18 @@ class _View:
 
     @property
     def is_final(self) -> bool:
-        return self.last.end is End.TEXT
+        """Whether the last answer is one: words, or handed in by a tool."""
+        return self.last.end is End.TEXT or self._hands_in
+
+    @property
+    def _hands_in(self) -> bool:
+        is_done = any(is_final_tool(tool.name) for tool in self.last.open_tools)
+        return self.last.end is End.TOOLS and is_done
 
     @property
     def is_open(self) -> bool:
         """Whether the last answer called tools whose results never came."""
-        return self.last.end is End.TOOLS
+        return self.last.end is End.TOOLS and not self._hands_in
 
 
 def _answered(turn: Turn) -> list[Facts]:

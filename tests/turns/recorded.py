@@ -10,18 +10,29 @@ import gzip
 import json
 from base64 import b64decode
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
+from proxy.assemble import Assembler
+from proxy.config import Turns, load
 from proxy.endpoints import classify
+from proxy.enrich.threads import place, turns_of
+from proxy.enrich.turns import ending, tool_call_count
 from proxy.exchange import AnswerHead, End, Exchange, Outcome, Piece, Start
+from proxy.labels import OWN_PREFIX
+from proxy.turn import Kind
+from proxy.wire.fields import from_raw
+from proxy.wire.headers import labels_of
+from tests.turns.scripts import DIGESTS
 
 FOLDER = Path(__file__).parents[3] / "shared/corpus/agents"
 HAS_RECORDINGS = FOLDER.is_dir()
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
 BEGIN_NS = 1_780_000_000 * 10**9
 APART_NS = 3600 * 10**9  # between two scenarios
 
@@ -80,6 +91,8 @@ def exchange_of(record: Mapping[str, Any], number: int, *, is_bare: bool) -> Exc
     """The exchange as the spool would hold it, in the hour of its scenario."""
     endpoint, request, response = endpoint_of(record), record["request"], record["response"]
     body = b64decode(response["body_b64"] or "")
+    headers = tuple(headers_of(record, is_bare=is_bare))
+    fields = from_raw([(name.encode(), value.encode()) for name, value in headers])
     return Exchange(
         Start(
             id=call_id(record),
@@ -89,7 +102,8 @@ def exchange_of(record: Mapping[str, Any], number: int, *, is_bare: bool) -> Exc
             endpoint=endpoint.name,
             method=request["method"],
             target=request["path"],
-            headers=tuple(headers_of(record, is_bare=is_bare)),
+            headers=tuple(pair for pair in headers if not pair[0].startswith(OWN_PREFIX)),
+            labels=labels_of(fields, None, None, ()),
         ),
         b64decode(request["body_b64"] or ""),
         AnswerHead(
@@ -145,10 +159,36 @@ class Comparison:
             self.misses.append(f"{where}: {what}: {expected} expected, got {got}")
 
 
-def compare(calls: Mapping[str, Judged], turns: Mapping[UUID, JudgedTurn]) -> Comparison:
+def judge(recorded: Sequence[Scenario], *, is_bare: bool) -> Comparison:
+    """Judge recordings as the recorder and the linker would, without a wire or a database."""
+    assembler = Assembler(load(None, {"HOME": "/"}), DIGESTS)
+    links = [
+        assembler.assembled(exchange_of(record, number, is_bare=is_bare)).beside.link
+        for number, scenario in enumerate(recorded)
+        for record in scenario.records
+    ]
+    facts = [link.facts for link in links if link is not None]
+    found = place(facts)
+    calls, turns = {}, {}
+    for scenario in recorded:
+        for record in scenario.records:
+            where = found.placements[call_id(record)]
+            calls[record["id"]] = Judged(where.session, where.kind, where.turn, where.round)
+    for turn in turns_of(facts, found):
+        is_sub = found.placements[turn.calls[0].id].kind is Kind.SUB_AGENT
+        how = ending(turn, Turns(), LATER)
+        assert how is not None
+        rounds = max(turn.rounds.values())
+        turns[turn.id] = JudgedTurn(how.stop_reason, rounds, tool_call_count(turn), is_sub)
+    return compare(recorded, calls, turns)
+
+
+def compare(
+    recorded: Sequence[Scenario], calls: Mapping[str, Judged], turns: Mapping[UUID, JudgedTurn]
+) -> Comparison:
     """Compare with the truth. `calls` are by the ids of the recordings."""
     result = Comparison()
-    for scenario in scenarios():
+    for scenario in recorded:
         _compare_calls(scenario, calls, turns, result)
         if scenario.is_complete:
             for truth in scenario.turns:

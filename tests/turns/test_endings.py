@@ -126,3 +126,22 @@ def test_an_ending_names_the_calls_it_rests_on():
     found = judged(talk).endings[0]
     assert found.calls == tuple(record.id for record in talk.records[:3])
     assert found.rule == "same_call 3 times"
+
+
+@pytest.mark.parametrize("name", ["final_answer", "final_result", "final_result_Bill", "finish"])
+def test_a_tool_that_hands_in_the_answer_completes_the_turn_at_once(name):
+    talk = Talk("s").user("one").call(None, [("read", {})]).results("ok")
+    talk.call(None, [(name, {"answer": "12"})])
+    assert judged(talk, now=BEGIN).reasons == ["completed"]
+    talk.results("done").user("two").call("fine")
+    assert judged(talk).reasons == ["completed", "completed"]
+
+
+def test_a_failure_may_be_told_in_the_words_of_the_agents_sdk():
+    talk = Talk("s").user("one")
+    for number in range(3):
+        talk.call("hm", [("read", {"p": number})])
+        talk.results("An error occurred while running the tool. Please try again.")
+    assert judged(talk.call("hm", [("read", {"p": 4})])).reasons == [
+        "loop_detected:same_error:read"
+    ]

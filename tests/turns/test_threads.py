@@ -269,3 +269,70 @@ def test_facts_hold_no_text_of_the_conversation():
     talk.results("a secret result").call("Error: secret", finish_reason="secret")
     for record in talk.records:
         assert b"secret" not in orjson.dumps(link_of(record, DIGESTS).facts.as_json())
+
+
+def test_a_message_added_to_one_that_got_no_answer_begins_a_turn():
+    talk = Talk().user("a long story").call("Once", outcome="client_disconnected")
+    talk.messages[-1] = {"role": "user", "content": [{"text": "a long story"}, {"text": "shorter"}]}
+    found = judged(talk.call("A fox."))
+    assert turns_and_rounds(found) == [(0, 1), (1, 1)]
+    assert len(set(found.sessions)) == 1
+    assert found.reasons == ["user_aborted", "completed"]
+
+
+def test_a_person_may_write_on_before_the_cut_stream_is_closed():
+    talk = Talk().user("a long story").call("Once", outcome="client_disconnected", seconds=30)
+    talk.wait(-29).user("shorter").call("A fox.")
+    assert len(set(judged(talk).sessions)) == 1
+
+
+def test_sub_agents_with_the_same_task_go_to_their_own_parents_in_turn():
+    task = {"prompt": "count all the words"}
+    mains = [Talk().wait(n / 10).user(f"go {n}").call("hm", [("agent", task)]) for n in range(3)]
+    children = []
+    for number, main in enumerate(mains):
+        child = Talk(at=main.at).wait(1 + number / 10).user("count all the words").call("12")
+        children.append(child)
+        main.wait(9).results("12").call("done")
+    found = judged(*mains, *children)
+    parents = [found.placements[child.records[0].id].parent for child in children]
+    assert parents == [main.records[0].id for main in mains]
+
+
+def test_a_task_may_stand_between_lines_with_words_about_it_around():
+    main = Talk().user("go").call("hm", [("helper", {"task": "count all the words"})])
+    asked = "You are a helper.\n---\nTask:\ncount all the words\n---\nBe thorough."
+    child = Talk(at=main.at).user(asked).call("12")
+    found = judged(main.wait(9).results("12").call("done"), child)
+    assert found.placements[child.records[0].id].kind is Kind.SUB_AGENT
+
+
+def test_a_title_call_without_a_session_belongs_to_the_conversation_it_names():
+    schema = {"type": "object", "properties": {"title": {"type": "string"}}}
+    asks = {"output_config": {"format": {"type": "json_schema", "schema": schema}}, "tools": []}
+    title = Talk().user("<session>\ngo on\n</session>").call("{}", request_params=asks)
+    main = Talk().wait(1).user(REMINDER, "go on").call("fine")
+    found = judged(title, main)
+    assert found.kinds == [Kind.SIDE, Kind.OPENS]
+    assert len(set(found.sessions)) == 1
+
+
+def test_a_compaction_without_a_session_is_known_by_the_end_of_its_summary():
+    told = "Both files were read; what is left to do is to read the third one and to report."
+    talk = Talk().user("look at all").call("hm", [("read", {"p": 1})]).results("ok")
+    talk.user("You are performing a CONTEXT CHECKPOINT COMPACTION.")
+    talk.call(told, request_params={})
+    talk.messages = []
+    talk.user("look at all").user(f"Another language model started to solve it:\n{told}")
+    found = judged(talk.call("hm", [("read", {"p": 3})]).results("ok").call("done"))
+    assert found.kinds == [Kind.OPENS, Kind.SIDE, Kind.COMPACTED, Kind.CONTINUES]
+    assert turns_and_rounds(found) == [(0, 1), None, (0, 2), (0, 3)]
+
+
+def test_a_billing_header_that_changes_does_not_make_another_program():
+    talk = Talk().user("one")
+    for number in range(2):
+        instructions = f"x-anthropic-billing-header: cch={number};\n\nBe careful."
+        outcome = "complete" if number else "upstream_error"
+        talk.call("fine", outcome=outcome, system_prompt=instructions)
+    assert turns_and_rounds(judged(talk)) == [(0, 1), (0, 1)]
