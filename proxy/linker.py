@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID, uuid5
@@ -30,7 +30,7 @@ from proxy.metrics import LinkerMetrics
 from proxy.record import TelemetryRecord
 from proxy.store.links import Asked, Known, LinkStore, Step
 from proxy.store.postgres import Row
-from proxy.turn import Ending, Facts, Kind, Placement, Reported, Turn
+from proxy.turn import Ending, Facts, Kind, Placement, Reported, Turn, conversation_id
 from proxy.views import lines
 
 CALLS_MAX = 500  # placed in one step
@@ -173,7 +173,8 @@ class _Judgement:
         self._step = step
         self._known = {each.facts.id: each for each in known}
         facts = [each.facts for each in known]
-        self._judged = place(facts)
+        pinned = {each.facts.id: each.placement for each in known if each.is_context}
+        self._judged = place(facts, {id: where for id, where in pinned.items() if where})
         self._turns = turns_of(facts, self._judged)
         self._reports: dict[UUID, list[Reported]] = {}
 
@@ -183,6 +184,7 @@ class _Judgement:
         """Write what is different from before; `reported` are the reports that are news."""
         moved = self._moved()
         await self._step.place(moved, asked)
+        await self._disturb(moved)
         changed = await self._apply_reports(reported)
         ended, due = self._judge_turns(self._touched(moved.keys()) | changed, now)
         await self._step.keep_open(due)
@@ -201,8 +203,27 @@ class _Judgement:
         return {
             id: (each.facts, placements[id])
             for id, each in self._known.items()
-            if each.is_pending or each.placement != placements[id]
+            if not each.is_context and (each.is_pending or each.placement != placements[id])
         }
+
+    async def _disturb(self, moved: Mapping[UUID, tuple[Facts, Placement]]) -> None:
+        """Whoever was given to a parent, or taken from it, changes what others may have of it."""
+        parents: dict[UUID, datetime] = {}
+        for id, (facts, where) in moved.items():
+            before = self._known[id].placement
+            if before is not None and before.parent == where.parent:
+                continue
+            for parent in (where.parent, before.parent if before else None):
+                if parent is not None:
+                    at = min(facts.created_at, parents.get(parent, facts.created_at))
+                    parents[parent] = at
+        if parents:
+            judged = {
+                conversation_id(each.facts.project, self._judged.placements[id].session)
+                for id, each in self._known.items()
+                if not each.is_context
+            }
+            await self._step.disturb(parents.items(), judged)
 
     async def _apply_reports(self, news: Iterable[UUID]) -> set[UUID | None]:
         """Find out which turns were reported on; those for which that is different from before."""
@@ -225,11 +246,13 @@ class _Judgement:
     ) -> tuple[list[tuple[Turn, Ending]], dict[UUID, datetime | None]]:
         """Which turns have ended, and for each last call when its turn will count as idle."""
         due: dict[UUID, datetime | None] = {
-            id: None for id, each in self._known.items() if each.due_at is not None
+            id: None
+            for id, each in self._known.items()
+            if each.due_at is not None and not each.is_context
         }
         ended = []
         for turn in self._turns:
-            is_open = any(self._known[call.id].due_at is not None for call in turn.calls)
+            is_open = any(call.id in due for call in turn.calls)
             if turn.id not in touched and not is_open:
                 continue
             found = self._ending(turn, now)

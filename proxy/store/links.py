@@ -69,12 +69,29 @@ WITH asked AS (
     SELECT DISTINCT l.conversation FROM found JOIN agent_links l USING (call_id)
     WHERE l.conversation IS NOT NULL
     UNION SELECT unnest($4::uuid[])
+), context AS (
+    SELECT DISTINCT other.conversation FROM touched t
+    JOIN agent_links l ON l.conversation = t.conversation
+        AND l.placement ->> 'evidence' <> 'tool call id'
+    JOIN agent_link_keys w ON w.call_id = l.call_id AND w.is_wanted
+    CROSS JOIN LATERAL (
+        SELECT call_id FROM agent_link_keys
+        WHERE key = w.key AND NOT is_wanted AND created_at <= w.created_at
+        ORDER BY created_at DESC LIMIT {CANDIDATES_MAX}
+    ) k
+    JOIN agent_links other ON other.call_id = k.call_id
+    WHERE other.conversation IS NOT NULL
+        AND other.conversation NOT IN (SELECT conversation FROM touched)
 )
-SELECT l.* FROM touched t CROSS JOIN LATERAL (
+SELECT l.*, FALSE AS is_context FROM touched t CROSS JOIN LATERAL (
     SELECT {_LOADED} FROM agent_links WHERE conversation = t.conversation
     ORDER BY created_at DESC LIMIT {CALLS_MAX}
 ) l
-UNION SELECT {_LOADED} FROM agent_links WHERE call_id = ANY($5::uuid[])
+UNION SELECT {_LOADED}, FALSE FROM agent_links WHERE call_id = ANY($5::uuid[])
+UNION ALL SELECT l.*, TRUE FROM context c CROSS JOIN LATERAL (
+    SELECT {_LOADED} FROM agent_links WHERE conversation = c.conversation
+    ORDER BY created_at DESC LIMIT {CALLS_MAX}
+) l WHERE l.placement IS NOT NULL AND l.call_id <> ALL($5::uuid[])
 """  # noqa: S608 - columns and limits are this program's own
 _KEYS = """
 INSERT INTO agent_link_keys (key, is_wanted, created_at, call_id)
@@ -133,6 +150,15 @@ UNION ALL
 SELECT id, created_at, conversation, turn_id, report, applied_to, is_pending FROM agent_reports
 WHERE turn_id = ANY($2)
 """
+# Calls that may have another place now that these others were given to the calls they wanted.
+_DISTURBED = """
+UPDATE agent_links SET is_pending = TRUE WHERE NOT is_pending AND call_id IN (
+    SELECT w.call_id FROM unnest($1::uuid[], $2::timestamptz[]) AS moved (parent_id, at)
+    JOIN agent_link_keys g ON g.call_id = moved.parent_id AND NOT g.is_wanted
+    JOIN agent_link_keys w ON w.key = g.key AND w.is_wanted AND w.created_at > moved.at
+        AND w.created_at < moved.at + INTERVAL '10 minutes'
+) AND conversation <> ALL($3::uuid[])
+"""
 _APPLIED = """
 UPDATE agent_reports r SET applied_to = a.turn_id, is_pending = FALSE
 FROM unnest($1::uuid[], $2::uuid[]) AS a (id, turn_id) WHERE r.id = a.id
@@ -157,6 +183,7 @@ class Known:
     placement: Placement | None
     is_pending: bool
     due_at: datetime | None
+    is_context: bool = False  # only to compare with: its own place is judged when it has news
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +309,8 @@ class Step:
     async def around(
         self, asked: Iterable[Asked], conversations: Iterable[UUID], calls: Iterable[UUID]
     ) -> list[Known]:
-        """These calls, and all of the conversations that are named or that share a key."""
+        """These calls, all of the conversations that are named or that share a key, and as context
+        those with which calls of these were compared."""
         keys = [
             (key, is_wanted, each.at)
             for each in asked
@@ -326,6 +354,13 @@ class Step:
         ]
         await self._connection.execute(_KEYS, *_columns(listed, 4))
 
+    async def disturb(self, moved: Iterable[tuple[UUID, datetime]], judged: Iterable[UUID]) -> None:
+        """Have calls of other conversations judged again that want what these parents gave.
+
+        `moved` are parents, with the arrival of the call that was given to them or taken away.
+        """
+        await self._connection.execute(_DISTURBED, *_columns(list(moved), 2), list(judged))
+
     async def keep_open(self, due: Mapping[UUID, datetime | None]) -> None:
         """When the turns whose last calls these are count as idle; None: they have ended."""
         await self._connection.execute(_OPEN, *_columns(list(due.items()), 2))
@@ -359,6 +394,7 @@ def _known(row: Mapping[str, Any]) -> Known:
         Placement.from_json(json.loads(placement)) if placement else None,
         row["is_pending"],
         row["due_at"],
+        row["is_context"],
     )
 
 
