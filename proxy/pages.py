@@ -31,13 +31,14 @@ from proxy.views.web.text import CHARS_MAX
 from proxy.views.web.trajectory import trajectory
 
 LISTED = 50  # conversations, or live rows, on a page
+SEARCHED_FIRST = 2000  # turns: a frequent word is found among the latest, without its index
 LIVE_SINCE = timedelta(days=7)  # what is shown of the past before anything comes
 CALLS_SHOWN = 100  # of a conversation on a page
 MESSAGES_SHOWN = 40  # new ones of one call
 SYSTEM_CHARS = 40_000
 CHOICES_MAX, CHOICES_CALLS = 200, 2000
 EARLY_SHOWN = 8
-TOOL_TURNS_MAX = 5000  # results of tools are large: only those of the latest turns are counted
+TOOL_TURNS_MAX = 2000  # results of tools are large: only those of the latest turns are counted
 COUNTED_MAX = 100_000  # rows; of more the number is estimated
 CHECKED = timedelta(hours=24)
 LAG_MAX_MS = 120_000  # a call that waits longer has no recorder, or no database
@@ -177,11 +178,7 @@ class Pages:
         filters = filters_of(query)
         since = _since(filters, "7d")
         async with self._viewer.reading() as reading:
-            rows = await reading.rows(
-                "conversations",
-                *(filters.project, filters.session, filters.model, filters.outcome),
-                *(filters.errors, filters.words, since, *_after(filters), LISTED + 1),
-            )
+            rows = await _listed(reading, filters, since)
             rows, following = _page_of(rows, LISTED, filters)
             if filters.words:
                 await _add_found(reading, rows)
@@ -262,9 +259,9 @@ class Pages:
         which = (filters.project, filters.model, since)
         seconds = round(interval.total_seconds())
         async with self._viewer.reading() as reading:
+            calls = await reading.rows("overview_calls", *which, seconds, filters.by or "model")
             numbers = overview_context(
-                models=await reading.rows("overview_models", *which),
-                times=await reading.rows("overview_time", *which, seconds, filters.by or "model"),
+                calls=calls[0],
                 endings=await reading.rows("overview_endings", *which),
                 early=await reading.rows("overview_early", *which, EARLY_SHOWN),
                 tools=await reading.rows("overview_tools", *which, TOOL_TURNS_MAX),
@@ -371,6 +368,17 @@ def _page_of(rows: list[Row], limit: int, filters: Filters) -> tuple[list[Row], 
         return rows, None
     last = rows[limit - 1]
     return rows[:limit], filters.query(at=None, after=Cursor(last["created_at"], last["id"]))
+
+
+async def _listed(reading: Reading, filters: Filters, since: datetime) -> list[Row]:
+    """One conversation more than a page shows, where there are so many."""
+    which = (filters.project, filters.session, filters.model, filters.outcome, filters.errors)
+    asked = (*which, filters.words, since, *_after(filters), LISTED + 1)
+    for latest in (SEARCHED_FIRST, None) if filters.words else (None,):
+        rows = await reading.rows("conversations", *asked, latest)
+        if len(rows) > LISTED:
+            break
+    return rows
 
 
 async def _latest(reading: Reading, filters: Filters) -> list[Row]:

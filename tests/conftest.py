@@ -60,6 +60,14 @@ def dsn(postgres, template):
     _run(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture(scope="module")
+def module_dsn(postgres, template):
+    """A migrated database that all tests of a module share."""
+    name = _created(postgres, template)
+    yield _dsn_of(postgres, name)
+    _run(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture
 def other_dsn(postgres, template):
     """A second fresh, migrated database."""

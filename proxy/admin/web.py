@@ -182,11 +182,16 @@ def wants_html(request: web.Request) -> bool:
 
 
 def is_from_elsewhere(request: web.Request) -> bool:
-    """Whether a page of another origin sent this; such a page cannot choose these headers."""
-    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-        return True
-    origin = request.headers.get("Origin")
-    return origin is not None and urlsplit(origin).netloc != request.headers.get("Host", "")
+    """Whether a page of another origin sent this; such a page cannot choose these headers.
+
+    Without Sec-Fetch-Site (old browsers, plain HTTP to another machine) an Origin that is hidden
+    passes: our own forms send `null`, since they give no referrer.
+    """
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = request.headers.get("Origin", "null")
+    return origin != "null" and urlsplit(origin).netloc != request.headers.get("Host", "")
 
 
 def _own(address: str) -> str:

@@ -70,7 +70,8 @@ async def test_signing_in_leads_to_this_listener_only(tmp_path, elsewhere):
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
         {"Origin": "https://evil.test"},
-        {"Origin": "null"},
+        {"Origin": "null", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": "https://127.0.0.1.evil.test"},
     ],
 )
 @pytest.mark.parametrize("path", ["/login", "/logout"])
@@ -82,6 +83,19 @@ async def test_another_origin_can_neither_sign_in_nor_out(tmp_path, headers, pat
         async with asked as answer:
             assert answer.status == 403
             assert "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "null", "Sec-Fetch-Site": "same-origin"},  # as browsers send our own form
+        {"Origin": "null"},  # the same over plain HTTP to another machine
+        {"Sec-Fetch-Site": "none"},
+    ],
+)
+async def test_the_listeners_own_form_signs_in(tmp_path, headers):
+    async with admin(tmp_path, **TOKEN) as session:
+        assert (await sign_in(session, **headers)).status == 303
 
 
 async def test_a_link_from_elsewhere_asks_again_so_that_the_cookie_comes_along(tmp_path):

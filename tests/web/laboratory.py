@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 
+import asyncpg
+
 from proxy.config import load
 from proxy.enrich.facts import link_of
 from proxy.linker import Linker
@@ -278,6 +280,44 @@ def _uuid7(record: TelemetryRecord, rng: random.Random):
 
     ms = int(record.created_at.timestamp() * 1000)
     return UUID(int=ms << 80 | 7 << 76 | rng.getrandbits(12) << 64 | 2 << 62 | rng.getrandbits(62))
+
+
+_COPY = r"""
+INSERT INTO {table} ({columns})
+SELECT {values} FROM {table} r CROSS JOIN generate_series(1, $1::integer) n
+"""
+# An id with another version than any, and the number of the copy at its end.
+_ANEW = (
+    "regexp_replace({}::text, '([0-9a-f]{{8}}-[0-9a-f]{{4}}-)[0-9a-f]"
+    "([0-9a-f]{{3}}-[0-9a-f]{{4}}-[0-9a-f]{{10}})[0-9a-f]{{2}}', "
+    "'\\1e\\2' || lpad(to_hex(n), 2, '0'), 'g')::{}"
+)
+_CHANGED = {
+    **{name: _ANEW.format(name, "uuid") for name in ("id", "turn_id", "parent_id", "call_id")},
+    **{name: _ANEW.format(name, "jsonb") for name in ("capture", "placement")},
+    "created_at": "created_at - n * INTERVAL '11 minutes'",
+    "session_id": "session_id || '-' || n",
+    "conversation": "NULL",
+}
+
+
+async def multiply(dsn: str, times: int) -> None:
+    """Copy all rows and links so often that there are `times` of each, in other conversations."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        for table in ("agent_telemetry", "agent_links"):
+            found = await connection.fetch(
+                "SELECT attname AS name FROM pg_attribute WHERE attrelid = $1::text::regclass "
+                "AND attnum > 0 AND NOT attisdropped",
+                table,
+            )
+            columns = [row["name"] for row in found]
+            values = ", ".join(_CHANGED.get(name, f'r."{name}"') for name in columns)
+            statement = _COPY.format(table=table, columns=", ".join(columns), values=values)
+            await connection.execute(statement, times - 1)
+        await connection.execute("ANALYZE")
+    finally:
+        await connection.close()
 
 
 async def fill(dsn: str, records: list[TelemetryRecord], *, now: datetime | None = None) -> None:

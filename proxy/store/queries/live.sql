@@ -14,9 +14,7 @@ WHERE created_at >= $7
     AND ($1::text IS NULL OR project_id = $1)
     AND ($2::text IS NULL OR session_id = $2)
     AND ($3::text IS NULL OR model_used = $3)
-    AND ($4::text IS NULL OR stop_reason = $4 OR outcome = $4)
-    AND (NOT $5::boolean OR (
-        record_type = 'llm_call' AND outcome IS DISTINCT FROM 'complete'
-        OR record_type = 'turn_summary' AND stop_reason IS DISTINCT FROM 'completed'))
+    AND ($4::text IS NULL OR COALESCE(stop_reason, outcome, '') = $4)
+    AND (NOT $5::boolean OR COALESCE(stop_reason, outcome, '') NOT IN ('complete', 'completed'))
     AND ($6::text IS NULL OR record_type = $6)
 ORDER BY created_at DESC, id DESC LIMIT $8

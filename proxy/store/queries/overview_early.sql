@@ -5,5 +5,6 @@ SELECT created_at, project_id, session_id, turn_id, stop_reason, rounds, tool_ca
 FROM agent_telemetry
 WHERE record_type = 'turn_summary' AND created_at >= $3
     AND stop_reason <> 'completed' AND rounds < 3
+    AND COALESCE(stop_reason, outcome, '') NOT IN ('complete', 'completed') -- names the index
     AND ($1::text IS NULL OR project_id = $1) AND ($2::text IS NULL OR model_used = $2)
 ORDER BY created_at DESC, id DESC LIMIT $4

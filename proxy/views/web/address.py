@@ -16,7 +16,7 @@ from uuid import UUID
 VALUE_CHARS_MAX = 1000
 _CURSOR = re.compile(r"([0-9T:.+-]{10,40})~([0-9a-f-]{36})")
 _UNFIT = re.compile("[\0\ud800-\udfff]")  # what no text of the database can hold
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"(\w+)(\*?)")
 WORDS_MAX = 20
 KINDS = ("calls", "turns")
 
@@ -66,20 +66,20 @@ class Filters:
 
     @property
     def words(self) -> str | None:
-        """The search as `to_tsquery` takes it: every word, the last one also as a beginning."""
+        """The search as `to_tsquery` takes it: every word; `begin*` for what begins so."""
         found = _WORD.findall(self.q or "")[:WORDS_MAX]
-        return " & ".join(f"{word}:*" for word in found) or None
+        return " & ".join(f"{word}:*" if star else word for word, star in found) or None
 
     def matches(self, row: Mapping[str, Any]) -> bool:
         """Whether a row that was just stored is asked for (as the queries ask)."""
         is_turn = row["record_type"] == "turn_summary"
-        end = row["stop_reason"] if is_turn else row["outcome"]
+        end = row["stop_reason"] or row["outcome"] or ""
         return (
             (self.project is None or row["project_id"] == self.project)
             and (self.session is None or row["session_id"] == self.session)
             and (self.model is None or row["model_used"] == self.model)
-            and (self.outcome is None or self.outcome in (row["stop_reason"], row["outcome"]))
-            and (not self.errors or end != ("completed" if is_turn else "complete"))
+            and (self.outcome is None or self.outcome == end)
+            and (not self.errors or end not in ("complete", "completed"))
             and (self.kind is None or is_turn == (self.kind == "turns"))
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from proxy.views.web.charts import named, ranges, stacked
@@ -24,8 +24,7 @@ def interval_of(span: timedelta) -> timedelta:
 
 def overview_context(
     *,
-    models: Sequence[Row],
-    times: Sequence[Row],
+    calls: Row,
     endings: Sequence[Row],
     early: Sequence[Row],
     tools: Sequence[Row],
@@ -33,7 +32,9 @@ def overview_context(
     until: datetime,
     interval: timedelta,
 ) -> dict[str, Any]:
-    """What the template shows."""
+    """What the template shows. `calls` are the two lists of `queries/overview_calls.sql`."""
+    models = calls["models"]
+    times = [{**row, "at": datetime.fromtimestamp(row["at"], UTC)} for row in calls["times"]]
     whole = next(row for row in models if row["model"] is None)
     rows = [row for row in models if row["model"] is not None]
     turns = sum(row["turns"] for row in endings)
