@@ -16,8 +16,9 @@ import contextlib
 import logging
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
-from proxy.attempts import Attempts
+from proxy.attempts import TRIES_MAX, Attempts
 from proxy.errors import StreamMisconfigured, StreamUnavailable
 from proxy.fleet.message import Message
 from proxy.fleet.publisher import Packed, Publisher
@@ -28,6 +29,7 @@ from proxy.source import Delivery, Source
 WINDOW_CALLS, WINDOW_BYTES = 256, 32 * 1024 * 1024
 IDLE_S = 0.02
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 2.0
+_FATAL = f"packing it ended the forwarder {TRIES_MAX} times"
 
 
 class _Outstanding:
@@ -99,18 +101,19 @@ class Forwarder:
         self, found: Sequence[Delivery], given_up: list[Delivery]
     ) -> list[tuple[Delivery, list[Packed]]]:
         with self._attempts.batch(sum(delivery.size_bytes for delivery in found)):
-            return [(each, [*map(_pack, self._calls(each, given_up))]) for each in found]
+            return [(each, self._messages(each, given_up)) for each in found]
 
-    def _calls(self, delivery: Delivery, given_up: list[Delivery]) -> list[CutCall]:
-        """The calls that ended with this delivery; none where cutting it ends the process."""
-        if delivery.exchange is not None:
-            return delivery.calls()
-        if self._attempts.are_spent(delivery.id):
-            event("socket given up", logging.ERROR, id=str(delivery.id))
+    def _messages(self, delivery: Delivery, given_up: list[Delivery]) -> list[Packed]:
+        """The calls that ended with this delivery, unless looking into it ends the process."""
+        if not self._attempts.are_spent(delivery.id):
+            with self._attempts.at(delivery.id):
+                return [*map(_pack, delivery.calls())]
+        event("call given up", logging.ERROR, id=str(delivery.id), reason=_FATAL)
+        if delivery.exchange is None:
             given_up.append(delivery)
             return []
-        with self._attempts.at(delivery.id):
-            return delivery.calls()
+        bare = replace(delivery.exchange, request=b"", response=())
+        return [_pack(CutCall(bare, (_FATAL,)))]
 
     def _begin(self, packed: Packed, outstanding: _Outstanding) -> None:
         self._bytes += len(packed.data)
