@@ -101,6 +101,12 @@ def of_call(call: Row, *, with_content: bool) -> dict[str, Value]:
     return found | (_content(call) if with_content else {})
 
 
+def agent_name(summary: Row) -> str | None:
+    """The agent's name, where it says one: the label `agent`."""
+    name = (summary["labels"] or {}).get("agent")
+    return name if isinstance(name, str) and name else None
+
+
 def of_turn(summary: Row, calls: Sequence[Row], *, with_content: bool) -> dict[str, Value]:
     """An `invoke_agent` span's attributes. Tokens are those of all calls."""
     last = calls[-1]
@@ -115,6 +121,7 @@ def of_turn(summary: Row, calls: Sequence[Row], *, with_content: bool) -> dict[s
     found |= _given(
         {
             "error.type": turn_error(summary),
+            "gen_ai.agent.name": agent_name(summary),
             "agent_telemetry.turn.stop_reason": summary["stop_reason"],
             "agent_telemetry.turn.rounds": summary["rounds"],
             "agent_telemetry.turn.tool_calls": summary["tool_call_count"],

@@ -89,7 +89,7 @@ def of_turn(turn: Turn, *, with_content: bool) -> Iterator[Span]:
     summary = turn.summary
     duration = summary["duration_ms"] * _MILLISECOND
     yield Span(
-        name="invoke_agent",
+        name=" ".join(filter(None, ("invoke_agent", attributes.agent_name(summary)))),
         kind="internal",
         context=own,
         parent=outer,

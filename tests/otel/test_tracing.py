@@ -136,6 +136,19 @@ async def test_a_turn_that_goes_on_is_sent_again_and_measured_once(dsn):
         assert sum(point.count for point in calls) == 2
 
 
+async def test_an_agent_that_says_its_name_is_named(dsn):
+    async with line(dsn) as (found, receiver):
+        await found.record(weather("s"), weather("t", labels={"agent": "support", "team": "blue"}))
+        await found.close()
+        assert {s.name for s in receiver.named("invoke")} == {
+            "invoke_agent",
+            "invoke_agent support",
+        }
+        (named,) = receiver.named("invoke_agent support")
+        assert named.attributes["gen_ai.agent.name"] == "support"
+        assert named.attributes["agent_telemetry.label.team"] == "blue"
+
+
 async def test_errors_are_marked(dsn):
     talk = Talk("s").user("go").call(None, outcome="upstream_error", status=529, error="busy")
     talk.call("hm", [("read", {})]).results("Error: no such file").call("I cannot.")
