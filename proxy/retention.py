@@ -28,7 +28,7 @@ from proxy.store.purge import Purged, Scope, delete_alone, delete_batch
 from proxy.store.transfer import LOCK as COPY
 
 EVERY_S = 60.0
-DAILY = timedelta(days=1)
+DAILY, FIRST = timedelta(days=1), timedelta(hours=1)  # after the start, for the first time
 AHEAD_DAYS = 2
 LOCK = 0x6F6C64  # "old" in ASCII; the key of the advisory lock, the same in every version
 _TRY_LOCK = "SELECT pg_try_advisory_xact_lock($1)"
@@ -148,7 +148,7 @@ class Retention:
     async def _look_again(self, connection: Connection, now: datetime, done: Done) -> None:
         """Once a day: rows that came late or were locked, and content that was left over."""
         if self._looked_again_at is None:
-            self._looked_again_at = now
+            self._looked_again_at = now - DAILY + FIRST
         if now - self._looked_again_at < DAILY:
             return
         self._looked_again_at = now

@@ -7,24 +7,28 @@ the rows goes too: results of tools in `agent_links`, media, raw exchanges, shar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from proxy.store.postgres import Connection
+from proxy.store.postgres import Connection, Row
 from proxy.store.prune import release
 from proxy.store.purge import delete_blobs
 
-BATCH_ROWS = 200
+PAGE_ROWS = 500
 
-# Rows that somebody works on are left for the next pass.
-_FIND = """
-SELECT id, created_at,
-    CASE jsonb_typeof(capture -> 'blobs') WHEN 'array' THEN capture -> 'blobs' END AS blobs
+# A page of rows whatever they hold, so that no statement has to look through all old rows.
+_PAGE = """
+SELECT id, created_at, COALESCE(capture ->> 'content', 'full') <> 'metadata' AS has_payload
 FROM agent_telemetry
 WHERE created_at < $1 AND created_at >= $2 AND (created_at, id) > ($2, $3)
-    AND COALESCE(capture ->> 'content', 'full') <> 'metadata'
-ORDER BY created_at, id LIMIT $4 FOR UPDATE SKIP LOCKED
+ORDER BY created_at, id LIMIT $4
+"""
+# Rows that somebody works on are left for the next pass.
+_LOCK = """
+SELECT id, CASE jsonb_typeof(capture -> 'blobs') WHEN 'array' THEN capture -> 'blobs' END AS blobs
+FROM agent_telemetry WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED
 """
 
 
@@ -76,15 +80,21 @@ async def expire_batch(connection: Connection, before: datetime, after: Place) -
 
     To be called inside a transaction.
     """
-    rows = await connection.fetch(_FIND, before, after.created_at, after.id, BATCH_ROWS)
-    if not rows:
+    page = await connection.fetch(_PAGE, before, after.created_at, after.id, PAGE_ROWS)
+    if not page:
         await connection.execute(_REPORTS, before)
         await connection.execute(_RAW_ALONE, before)
         return None
+    found = [row["id"] for row in page if row["has_payload"]]
+    rows = [dict(row) for row in await connection.fetch(_LOCK, found)] if found else []
+    if rows:
+        await _expire(connection, rows)
+    return Place(page[-1]["created_at"], page[-1]["id"], len(rows))
+
+
+async def _expire(connection: Connection, rows: Sequence[Row]) -> None:
     ids = [row["id"] for row in rows]
-    await connection.execute(_STRIP, ids)
-    await connection.execute(_LINKS, ids)
-    await connection.execute(_RAW, ids)
-    await delete_blobs(connection, [dict(row) for row in rows])
+    for statement in (_STRIP, _LINKS, _RAW):
+        await connection.execute(statement, ids)
+    await delete_blobs(connection, rows)
     await release(connection, ids)
-    return Place(rows[-1]["created_at"], rows[-1]["id"], len(rows))

@@ -49,7 +49,8 @@ EXCEPTION
 END
 $$;
 
--- The table as it is where nothing is shared, whichever rows are.
+-- The table as it is where nothing is shared, whichever rows are. OFFSET 0 has each step of a chain
+-- look up its one row: a join would be planned for all rows of the table.
 CREATE OR REPLACE VIEW agent_telemetry_full AS
 SELECT
     t.id, t.created_at, t.record_type, t.project_id, t.session_id, t.user_message, t.model_used,
@@ -65,7 +66,10 @@ SELECT
                 WHERE n.day = c.day AND n.hash = c.history
                 UNION ALL
                 SELECT chain.back + 1, n.before, n.message
-                FROM chain JOIN agent_chains n ON n.day = c.day AND n.hash = chain.before
+                FROM chain CROSS JOIN LATERAL (
+                    SELECT before, message FROM agent_chains
+                    WHERE day = c.day AND hash = chain.before OFFSET 0
+                ) n
             )
             SELECT jsonb_agg(m.content ORDER BY chain.back DESC)
             FROM chain CROSS JOIN LATERAL (
