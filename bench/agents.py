@@ -61,6 +61,11 @@ Written by `make agents`. Requests of real agents, replayed through the gateway 
 answers; what is true of each turn follows from the script. "as labelled": every call names its
 session; "without": nothing does, so that sessions, turns, rounds and endings come from the
 histories alone. Every miss is listed.
+
+What the wire does not tell is not asked for: over OpenAI's dialects the Vercel AI SDK sends the
+text of an exception as if it were a result, so loops over errors are tried over Anthropic's; and
+the call by which LangChain has a conversation summarized shows it as text, so that without a label
+it stands alone.
 """
 
 

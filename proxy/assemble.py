@@ -203,7 +203,7 @@ def _row(
         streamed=answer.is_stream if exchange.response else prompt.is_stream,
         status=exchange.head.status if exchange.head else None,
         outcome=outcome.value,
-        error=answer.error or end.error,
+        error=answer.error or (None if outcome is Outcome.COMPLETE else end.error),
         finish_reason=answer.finish_reason,
         request_params=prompt.request_params,
         usage=answer.usage.raw if answer.usage else None,

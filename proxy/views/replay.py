@@ -46,14 +46,16 @@ class _Page:
         shown: set[Any] = set()
         for call in calls:
             turn = call["turn_id"]
-            if turn is None:
+            if turn is None and call["id"] not in shown:
                 yield ""
                 yield from self._side(call)
-            elif turn not in shown:
-                shown.add(turn)
+            elif turn is not None and turn not in shown:
                 members = [other for other in calls if other["turn_id"] == turn]
+                asides = _amid(members, calls)
+                shown |= {turn, *(aside["id"] for aside in asides)}
                 yield ""
-                yield from self._turn(turns.index(turn) + 1, members, summaries.get(turn))
+                number = turns.index(turn) + 1
+                yield from self._turn(number, members, asides, summaries.get(turn))
 
     def _head(self, calls: Sequence[Row], turns: int) -> str:
         first = calls[0] if calls else {}
@@ -63,17 +65,22 @@ class _Page:
         client = first.get("client") or ""
         return self._cut(f"session {first.get('session_id')}{project}  {size}  {client}  {models}")
 
-    def _side(self, call: Row) -> Iterator[str]:
+    def _side(self, call: Row, indent: str = "") -> Iterator[str]:
         what = _link(call).get("evidence") or "not placed yet"
-        yield self._cut(f"side call ({what})  {self._measures(call)}")
+        yield self._cut(f"{indent}side call ({what})  {self._measures(call)}")
         yield from self._part("says", call["response_text"])
 
-    def _turn(self, number: int, calls: Sequence[Row], summary: Row | None) -> Iterator[str]:
+    def _turn(
+        self, number: int, calls: Sequence[Row], asides: Sequence[Row], summary: Row | None
+    ) -> Iterator[str]:
         yield self._cut(f"Turn {number}  {_clock(calls[0]['created_at'])}  {_ending(summary)}")
         if _link(calls[0]).get("kind") == "sub_agent":
             yield self._cut(f"  sub-agent of call {calls[0]['parent_id']}")
         yield from self._part("user", calls[0]["user_message"])
+        left = list(asides)
         for position, call in enumerate(calls):
+            while left and left[0]["created_at"] < call["created_at"]:
+                yield from self._side(left.pop(0), "  ")
             yield self._cut(f"  round {call['round']}{_mark(call)}  {self._measures(call)}")
             yield from self._part("thinks", call["response_thoughts"])
             yield from self._part("says", call["response_text"])
@@ -123,13 +130,23 @@ class _Page:
         return shown if len(shown) <= self._width else shown[: self._width - 1] + "…"
 
 
+def _amid(members: Sequence[Row], calls: Sequence[Row]) -> list[Row]:
+    """The side calls that were made in the middle of a turn."""
+    ids = {call["id"] for call in members}
+    last = members[-1]["created_at"]
+    sides = (call for call in calls if call["turn_id"] is None and call["parent_id"] in ids)
+    return [call for call in sides if call["created_at"] < last]
+
+
 def _ending(summary: Row | None) -> str:
     if summary is None:
         return "goes on"
     cost = summary["cost_usd"]
-    rule = (summary["capture"] or {}).get("rule")
+    reason = str(summary["stop_reason"])
+    kind = reason.split(":")[1] if ":" in reason else ""
+    rule = str((summary["capture"] or {}).get("rule") or "").removeprefix(f"{kind} ")
     parts = [
-        f"{summary['stop_reason']}" + (f" ({rule})" if rule else ""),
+        reason + (f" ({rule})" if rule else ""),
         f"{_counted(summary['rounds'], 'round')}, {_counted(summary['tool_call_count'], 'tool')}",
         f"{count(summary['prompt_tokens'])}/{count(summary['completion_tokens'])} tok",
         dollars(cost) if cost is not None else "",

@@ -17,9 +17,9 @@ def results_of(call: Row, later: Sequence[Row], summary: Row | None) -> list[Row
 
 
 def answers(result: Row, tool: Row) -> bool:
-    """Whether this is the result of that call: by id, or by name where there is none."""
-    if result.get("id") or tool.get("id"):
-        return bool(result.get("id") == tool.get("id"))
+    """Whether this is the result of that call: by id, or by name where it has none."""
+    if result.get("id"):
+        return bool(result["id"] == tool.get("id"))
     return result.get("name") in (None, tool.get("name"))
 
 

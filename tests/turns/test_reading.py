@@ -168,3 +168,19 @@ async def test_a_turn_that_has_not_ended_is_shown_with_what_came_back(run, dsn):
     _, text = await in_thread(run, "replay", "open")
     assert "goes on" in text
     assert "gets     found it" in text
+
+
+async def test_a_side_call_stands_where_it_was_made(dsn, monkeypatch):
+    talk = Talk("s").user("look at all").call("hm", [("read", {"p": 1})]).results("ok")
+    talk.user("You are performing a CONTEXT CHECKPOINT COMPACTION.")
+    talk.call("One file was read.", request_params={})
+    talk.messages = []
+    talk.user("look at all").user("Another language model started to solve it: one was read")
+    talk.call("done")
+    await linked(dsn, talk.records, random.Random(0))
+    monkeypatch.setenv("DATABASE_URL", dsn)
+    result = await in_thread(lambda: CliRunner().invoke(main, ["replay", "s"]))
+    lines = [line.strip().partition("  ")[0] for line in result.output.splitlines()]
+    places = [lines.index(what) for what in ("round 1", "side call (compaction)")]
+    assert places == sorted(places)
+    assert lines.index("side call (compaction)") < lines.index("round 2 (compacted)")
