@@ -210,7 +210,9 @@ async def test_the_example_agent_runs_as_the_readme_says(tmp_path, dsn):
 # --- links ---
 
 
-@pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("[A-Z]*.md")], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", sorted({*PAGES, *ROOT.glob("[A-Z]*.md")}), ids=lambda page: page.name
+)
 def test_links_lead_somewhere(page):
     for target in LINK.findall(page.read_text()):
         if target.startswith(("http://", "https://")):
