@@ -49,7 +49,8 @@ SELECT $1, * FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::int
 ON CONFLICT (call_id) DO UPDATE SET day = excluded.day, history = excluded.history,
     system = excluded.system, schemas = excluded.schemas, size_bytes = excluded.size_bytes
 """
-_CONTEXT = "SELECT day FROM agent_contexts WHERE call_id = $1 FOR UPDATE"
+_LOCK_ROW = "SELECT FROM agent_telemetry WHERE id = $1 FOR UPDATE"
+_CONTEXT = "SELECT day FROM agent_contexts WHERE call_id = $1"
 _REFERENCES = {"chat_history": "history", "system_prompt": "system", "request_params": "schemas"}
 _FORGET = "DELETE FROM agent_contexts WHERE call_id = ANY($1)"
 
@@ -169,7 +170,10 @@ async def split_amendment(
 ) -> tuple[dict[str, Any], Amendment | None]:
     """New values of a row's columns: what goes into the row, and what it shares with others."""
     touched = COLUMNS & columns.keys()
-    context = await connection.fetchrow(_CONTEXT, id) if touched else None
+    if not touched:
+        return dict(columns), None
+    await connection.execute(_LOCK_ROW, id)  # against whoever converts it meanwhile
+    context = await connection.fetchrow(_CONTEXT, id)
     if context is None:
         return dict(columns), None
     own, shared = split_values(columns)

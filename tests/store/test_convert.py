@@ -11,10 +11,14 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from proxy.record import COLUMNS, Beside
 from proxy.store import convert
 from proxy.store.migrate import migrate
 from proxy.store.postgres import Store, connect
+from proxy.store.shared import SharedWriter
+from proxy.store.storable import storable
 from tests.store.rows import POISON, record
+from tests.store.test_prune import until_somebody_waits
 from tests.store.test_shared import SHARED, VIEW, conversation, count
 
 SHARED_TABLES = ("agent_contexts", "agent_chains", "agent_messages")
@@ -113,6 +117,28 @@ async def test_rows_that_somebody_works_on_are_converted_in_the_end(store, dsn):
         assert await share(dsn) == 3
     busy.terminate()
     assert await share(dsn) == 1
+
+
+async def test_a_row_is_amended_while_it_is_converted(store, dsn):
+    (row,) = conversation(rounds=1)
+    await store.write([row])
+    values = dict(zip(COLUMNS, storable(replace(row, system_prompt="amended")), strict=True))
+    converting = await connect(dsn)
+    writer = SharedWriter(is_partitioned=False)
+    async with converting.transaction():
+        await converting.execute("SELECT FROM agent_telemetry FOR UPDATE")
+        list(writer.rows([row]))
+        await writer.write(converting, [row.id])
+        await converting.execute("UPDATE agent_telemetry SET system_prompt = ''")
+        amending = asyncio.create_task(
+            store.amend(row.id, {"system_prompt": values["system_prompt"]}, Beside())
+        )
+        await until_somebody_waits(dsn)
+    converting.terminate()
+    assert await amending
+    (found,) = await store.fetch(VIEW)
+    assert found["system_prompt"] == "amended"
+    assert found["chat_history"] == row.chat_history
 
 
 async def test_recording_goes_on_meanwhile(store, dsn):
