@@ -11,7 +11,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from proxy.config import Config
-from proxy.errors import StoreMisconfigured, StoreUnavailable
+from proxy.errors import (
+    StoreMisconfigured,
+    StoreUnavailable,
+    StreamMisconfigured,
+    StreamUnavailable,
+)
 from proxy.reading import dsn_of, opened
 from proxy.spool.totals import Totals, read_totals, summed
 from proxy.store import examine
@@ -33,6 +38,8 @@ class Finding:
 async def examined(config: Config, since: datetime) -> list[Finding]:
     """What is wrong, the spool's faults first. Never raises for the state of the database."""
     findings = list(_of_spool(summed(read_totals(config.spool_dir)), datetime.now(UTC)))
+    if config.spool.transport == "nats":
+        findings += await _of_fleet(config)
     try:
         return findings + await _of_database(config, since)
     except (StoreUnavailable, StoreMisconfigured) as error:
@@ -55,6 +62,30 @@ async def _of_database(config: Config, since: datetime) -> list[Finding]:
                 found = (question.name, question.meaning, question.remedy, calls, tuple(rows))
                 findings.append(Finding(*found))
         return findings
+
+
+async def _of_fleet(config: Config) -> list[Finding]:
+    from proxy.fleet_app import read_fleet
+
+    try:
+        fleet = await read_fleet(config)
+    except (StreamUnavailable, StreamMisconfigured) as error:
+        meaning = "NATS cannot be asked; calls wait in the spools of their machines"
+        return [Finding("fleet", meaning, str(error), 0)]
+    findings = []
+    silent = [member for member in fleet.members if member.is_silent]
+    if silent:
+        meaning = "gateways or recorders that say nothing any more"
+        remedy = "see whether they run and reach NATS; what is gone for a day is put away"
+        details = tuple({"role": m.role, "host": m.host, "since": m.at} for m in silent)
+        waiting = sum(m.waiting for m in silent if m in fleet.gateways)
+        findings.append(Finding("silent members", meaning, remedy, waiting, details))
+    if fleet.not_known:
+        details = tuple({"version": v, "calls": n} for v, n in sorted(fleet.not_known.items()))
+        meaning, remedy = "messages that no recorder here can read", "update the recorders"
+        count = sum(fleet.not_known.values())
+        findings.append(Finding("newer messages", meaning, remedy, count, details))
+    return findings
 
 
 def _of_spool(totals: Totals, now: datetime) -> Iterator[Finding]:

@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 import pytest
 import trustme
 
-from proxy.config import Nats
+from proxy.config import Config, Nats
+from proxy.doctor import examined
 from proxy.errors import ConfigError, StreamMisconfigured, StreamUnavailable
 from proxy.exchange import Exchange, Start
 from proxy.fleet import connection as connecting
@@ -343,6 +344,22 @@ async def test_members_speak_and_are_added_up(connection, settings):
     assert fleet.oldest_waiting_at == now
     await members.leave(fleet.recorders[0])
     assert (await members.read()).recorders == []
+
+
+async def test_the_doctor_names_who_is_silent_and_what_is_too_new(
+    connection, settings, nats, tmp_path, dsn
+):
+    sections = {"spool": {"transport": "nats"}, "nats": nats, "store": {"dsn": dsn}}
+    config, since = Config(data_dir=tmp_path, **sections), datetime.now(UTC)
+    assert await examined(config, since) == []
+    silent = since - timedelta(hours=1)
+    await Members(connection, settings).say(Member(GATEWAY, "a", "h", "1", silent, 5, 3))
+    await connection.js.publish(f"{settings.subject_prefix}.v2.call._", b"")
+    found = {each.name: each.calls for each in await examined(config, since)}
+    assert found == {"silent members": 2, "newer messages": 1}
+    away = config.model_copy(update={"nats": Nats(servers=("nats://127.0.0.1:1",))})
+    (finding,) = await examined(away, since)
+    assert (finding.name, "127.0.0.1:1" in finding.remedy) == ("fleet", True)
 
 
 async def test_gateways_that_are_gone_count_and_are_shown_no_more(connection, settings):
