@@ -292,6 +292,10 @@ class SlotFollower:
         if vanished > 0:
             self._settled.lost[Loss.DAMAGED] += vanished
             self._is_changed = True
+        elif vanished < 0:
+            # A power cut took from the journal what the page had counted: that comes again.
+            self._settled.found -= vanished
+            self._is_changed = True
 
     def _note_damage(self, offset: int, end: int) -> None:
         if offset != self._damage_end and self._is_new(offset):

@@ -149,8 +149,13 @@ class Stack:
 
     async def kill(self, role: str) -> None:
         """kill -9 one process of a role, and wait until another has taken its place."""
-        before = self.processes(role)
-        assert before, f"no process of role {role}"
+        before: list[int] = []
+
+        async def found() -> bool:
+            before[:] = self.processes(role)
+            return bool(before)
+
+        await until(found, f"a process of role {role}")  # one may be starting
         os.kill(before[0], signal.SIGKILL)
 
         async def replaced() -> bool:

@@ -14,6 +14,8 @@ from tests.faults.scale import ROOT, commit, figures
 SUITES = {
     "model": ("tests/faults/test_model.py",),
     "corruption": ("tests/faults/test_corruption.py",),
+    "power": ("tests/faults/test_power.py",),
+    "recovery": ("tests/faults/test_recovery.py",),
     "files": ("tests/faults/test_files.py",),
     "database": ("tests/faults/test_database.py",),
     "outage": ("tests/faults/test_outage.py",),
@@ -21,7 +23,10 @@ SUITES = {
     "http": ("tests/http/test_generated.py", "tests/http/test_mutated.py"),
     "kills": ("tests/faults/test_kills.py",),
     "points": ("tests/faults/test_points.py",),
-    "gateway": ("tests/faults/test_gateway.py", "tests/faults/test_poison_call.py"),
+    "gateway": (
+        *("tests/faults/test_gateway.py", "tests/faults/test_poison_call.py"),
+        *("tests/faults/test_agents.py", "tests/faults/test_clock.py"),
+    ),
     "first_byte": ("tests/faults/test_first_byte.py",),
 }
 

@@ -75,6 +75,22 @@ ROWS = (
         "no crash, no harm to the call, loss counted exactly",
     ),
     Row(
+        "Power cuts: what was not synced missing, torn or in another order",
+        "power cuts",
+        ("states",),
+        20_000,
+        "states of the disk",
+        "what was synced is whole; nothing is made up; the counts add up",
+    ),
+    Row(
+        "A spool's directory with files missing, cut, huge, strange or of other kinds",
+        "recovery",
+        ("directories",),
+        2000,
+        "directories",
+        "who begins records and delivers, or says where it cannot",
+    ),
+    Row(
         "kill -9 at named points, in the middle of writes too, ten at each",
         "kill points",
         (),
@@ -193,7 +209,9 @@ What the gateway adds to a direct call, four gateways asked in turn in each roun
 
 {_soak(figures.get("soak", {}))}
 The kill points are listed in `tests/faults/site/killpoints.py`. They wrap the program's functions
-from outside; the program itself has none.
+from outside; the program itself has none. What a gateway killed while its disk stands still loses
+(the records that wait in its memory for the disk) is not tried by kills: a busy machine is not
+taken for such a disk in these suites.
 """
 
 

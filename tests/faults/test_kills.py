@@ -8,6 +8,7 @@ import pytest
 from tests.e2e.ledger import check, rows_of
 from tests.e2e.provider import Load, Provider
 from tests.e2e.stack import Stack
+from tests.faults.armed import armed
 from tests.faults.scale import left, note
 
 SUITE = "random kills"
@@ -20,7 +21,7 @@ async def test_nothing_a_client_saw_is_lost(tmp_path, role):
     if not kills:
         pytest.skip("done on this commit")
     provider = Provider()
-    async with provider.serving() as upstream, Stack(tmp_path / "data", upstream) as stack:
+    async with provider.serving() as upstream, armed(tmp_path, upstream) as stack:
         await stack.until_ready()
         for first in range(0, kills, ROUND):
             await _killed(stack, provider, role, min(ROUND, kills - first), f"{role}-{first}")

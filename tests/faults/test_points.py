@@ -6,15 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.e2e.ledger import check, rows_of
 from tests.e2e.provider import Load, Provider
 from tests.e2e.stack import ROOT, Stack, until
+from tests.faults.armed import SITE, armed
 from tests.faults.scale import IS_FULL, left, note
-from tests.faults.site.killpoints import POINTS, Point, armed
+from tests.faults.site.killpoints import POINTS, Point, arming
 
-SITE = Path(__file__).parent / "site"
 SUITE = "kill points"
 KILLS = 10
 SHORT = {  # one per layer
@@ -42,23 +40,15 @@ def test_the_program_itself_has_no_points():
     assert not hasattr(Tap.response, "__wrapped__")
 
 
-@pytest.fixture(scope="module")
-def armed_at(tmp_path_factory):
-    return tmp_path_factory.mktemp("points")
-
-
-async def test_a_kill_at_any_point_loses_and_doubles_nothing(tmp_path, armed_at):
+async def test_a_kill_at_any_point_loses_and_doubles_nothing(tmp_path):
     points = [point for point in POINTS if IS_FULL or point.name in SHORT]
     provider = Provider()
-    async with provider.serving() as upstream:
-        stack = Stack(tmp_path / "data", upstream)
-        stack.environment |= {"PYTHONPATH": str(SITE), "FAULTS_ARMED": str(armed_at)}
-        async with stack:
-            await stack.until_ready()
-            for point in points:
-                kills = left(SUITE, point.name, short=1, full=KILLS)
-                if kills:
-                    await _killed_at(stack, provider, point, armed_at, kills)
+    async with provider.serving() as upstream, armed(tmp_path, upstream) as stack:
+        await stack.until_ready()
+        for point in points:
+            kills = left(SUITE, point.name, short=1, full=KILLS)
+            if kills:
+                await _killed_at(stack, provider, point, tmp_path, kills)
 
 
 async def _killed_at(
@@ -79,7 +69,7 @@ async def _killed_at(
 async def _kill_once(stack: Stack, point: Point, directory: Path) -> None:
     """Arm the point and wait until a process has died there and another has taken its place."""
     (before,) = stack.processes(point.role)
-    arm = Path(armed(str(directory), point))
+    arm = Path(arming(str(directory), point))
     arm.touch()
     try:
         await until(lambda: _is_gone(arm), "the point is passed", 3)

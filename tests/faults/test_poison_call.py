@@ -1,14 +1,11 @@
 """A call that ends every process which decodes it: it is set aside, and the others go on."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.e2e.ledger import check, rows_of
 from tests.e2e.provider import Entry, Load, Provider
 from tests.e2e.stack import Stack, until
-
-SITE = Path(__file__).parent / "site"
+from tests.faults.armed import armed
 
 
 @pytest.mark.parametrize("name", ["poison", "hanging"])
@@ -16,18 +13,17 @@ async def test_a_call_that_ends_its_decoder_is_quarantined_and_holds_nobody_up(t
     """It ends the process, or never comes back, which ends the process in time."""
     provider = Provider(pause_s=0)
     async with provider.serving() as upstream:
-        stack = Stack(tmp_path / "data", upstream)
-        stack.environment |= {"PYTHONPATH": str(SITE), "FAULTS_ARMED": str(tmp_path)}
+        stack = armed(tmp_path, upstream)
         stack.environment["FAULTS_BATCH_LIMIT_S"] = "5"
         async with stack:
             await stack.until_ready()
             load = Load(stack.url)
             async with load.running("before"):
                 await load.until(10)
-            async with load.running(name):
-                await load.until(11)
-            async with load.running("after"):
-                await load.until(21)
+            for prefix, more in ((name, 1), ("after", 10)):
+                ended = len(load.ledger)  # those of the last load all have
+                async with load.running(prefix):
+                    await load.until(ended + more)
             poisoned = [entry for entry in load.ledger if entry.name.startswith(name)]
             await _set_aside(stack, poisoned)
             others = [entry for entry in load.ledger if entry not in poisoned]

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.e2e.ledger import check, rows_of
 from tests.e2e.provider import Load, Provider
 from tests.e2e.stack import Stack, until
+from tests.faults.armed import armed
 from tests.faults.scale import note
 from tests.faults.test_outage import resident_mb
 
@@ -25,7 +26,7 @@ PAUSE_S = 5 if MINUTES else 1
 
 async def test_ledger_equals_table_after_random_faults(tmp_path):
     provider = Provider()
-    async with provider.serving() as upstream, Stack(tmp_path / "data", upstream) as stack:
+    async with provider.serving() as upstream, armed(tmp_path, upstream) as stack:
         await stack.until_ready()
         sizes: list[dict[str, float]] = []
         ledger = []

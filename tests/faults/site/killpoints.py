@@ -25,7 +25,10 @@ KINDS = {"START": 2, "REQUEST": 3, "HEAD": 4, "RESPONSE": 5, "END": 6}
 
 # Small limits, so that what is rare in production is passed every second. Keyword defaults have a
 # parenthesis.
+# A busy machine is no disk that stands still: what a kill costs then is not tried with these.
 SETTINGS = {
+    "proxy.spool.stall": {"STALL_S": 5.0},
+    "proxy.spool.sync": {"BUSY_S": 5.0},
     "proxy.spool.journal": {"ROTATE_BYTES_MIN": 2000},
     "proxy.spool.writer": {"SpoolWriter.__init__(segment_s)": 0.5},
 }
@@ -99,7 +102,7 @@ def install(directory: str) -> None:
     sys.meta_path.insert(0, _Finder(directory))
 
 
-def armed(directory: str, point: Point) -> str:
+def arming(directory: str, point: Point) -> str:
     """The path of the file that arms a point."""
     return os.path.join(directory, point.name.replace(" ", "-"))
 
@@ -133,7 +136,7 @@ class _Loader(importlib.abc.Loader):
         if self._name == POISONED:
             poison(module)
         for point in self._points:
-            wrap(module, point, armed(self._directory, point))
+            wrap(module, point, arming(self._directory, point))
 
 
 def _set(module, key: str, value: object) -> None:
