@@ -92,6 +92,7 @@ async def test_a_thousand_canaries_are_found_nowhere(tmp_path, dsn):
                 assert done.returncode == 0, done.stderr
                 outputs[command] = done.stdout + done.stderr
             outputs["decode"] = await decoded(stack, tmp_path)
+            outputs["pages"] = await pages(stack)
             assert await redacted_answers(stack) == {"realtime": 12, "responses": 12}
     outputs["log"] = stack.log_text() + gateway.log_text()
     for name, text in outputs.items():
@@ -125,6 +126,28 @@ async def metrics(stack: Stack) -> str:
     ):
         assert answer.status == 200
         return await answer.text()
+
+
+async def pages(stack: Stack) -> str:
+    """Every view of the web page, each call and each conversation."""
+    query = "SELECT id, session_id FROM agent_telemetry WHERE session_id IS NOT NULL"
+    rows = await stack.fetch(query)
+    paths = ["/", "/conversations?since=52w", "/overview?since=52w", "/health"]
+    paths += [f"/call/{row['id']}" for row in rows]
+    text = ""
+    async with aiohttp.ClientSession() as session:
+        for path in paths:
+            async with session.get(f"{stack.admin_url}{path}") as answer:
+                assert answer.status == 200, path
+                text += await answer.text()
+        for name in {row["session_id"] for row in rows}:
+            given = {"session": name}
+            async with session.get(f"{stack.admin_url}/conversation", params=given) as answer:
+                assert answer.status == 200, name
+                text += await answer.text()
+    assert "canary-7" in text
+    assert text.count("[REDACTED:") > 500
+    return text
 
 
 async def decoded(stack: Stack, tmp_path: Path) -> str:

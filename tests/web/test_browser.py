@@ -78,7 +78,9 @@ async def pages(dsn):
         )
         found[name] = f"/conversation?session={row['session_id']}&project={row['project_id']}"
     row = await one(
-        dsn, "SELECT id FROM agent_telemetry WHERE tool_calls IS NOT NULL ORDER BY id LIMIT 1"
+        dsn,
+        "SELECT id FROM agent_telemetry WHERE record_type = 'llm_call' AND tool_calls IS NOT NULL "
+        "ORDER BY id LIMIT 1",
     )
     return found | {"call": f"/call/{row['id']}"}
 
