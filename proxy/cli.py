@@ -26,7 +26,7 @@ from proxy import __version__, cli_data
 from proxy.config import Config, effective, is_debugging, load, share_metrics
 from proxy.errors import ProxyError
 from proxy.log import describe
-from proxy.options import F, instant, print_json, with_config
+from proxy.options import PIPE_WIDTH, F, instant, print_json, with_config
 
 if TYPE_CHECKING:
     from proxy.store.selection import Selection
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 REPORT_NAMES = (
     *("stop-reasons", "early-cut", "tools", "models", "latency", "tokens", "errors", "sessions"),
 )
-PIPE_WIDTH = 200  # of a line where no terminal says its own
 
 
 class _Commands(click.Group):

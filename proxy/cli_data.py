@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from proxy.config import load
-from proxy.options import instant, print_json, with_config
+from proxy.options import PIPE_WIDTH, instant, print_json, with_config
 
 if TYPE_CHECKING:
     from proxy.exporting import Options
@@ -273,6 +274,7 @@ def doctor(config_path: Path | None, since: datetime, as_json: bool) -> None:
     if as_json:
         print_json([view.finding_as_json(finding) for finding in findings])
     else:
-        click.echo(view.findings_as_text(findings))
+        width = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns
+        click.echo(view.findings_as_text(findings, width))
     if findings:
         sys.exit(1)

@@ -13,6 +13,8 @@ import click
 from proxy.config import ENV_FILE
 from proxy.since import instant_of
 
+PIPE_WIDTH = 200  # of a line where no terminal says its own
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 from proxy.views.lines import one_line
 
-DETAIL_CHARS_MAX = 160
 NOTHING_WRONG = "nothing is silently wrong"
 
 
@@ -107,11 +107,11 @@ def copied_as_text(tables: Sequence[Copied]) -> str:
     return "\n".join([*lines, "all rows are there" if is_whole else "not whole: run it again"])
 
 
-def findings_as_text(findings: Sequence[Finding]) -> str:
+def findings_as_text(findings: Sequence[Finding], width: int) -> str:
     """A paragraph per finding: what, where, what to do."""
     if not findings:
         return NOTHING_WRONG
-    return "\n\n".join("\n".join(_finding(finding)) for finding in findings)
+    return "\n\n".join("\n".join(_finding(finding, width)) for finding in findings)
 
 
 def finding_as_json(finding: Finding) -> dict[str, Any]:
@@ -125,13 +125,15 @@ def finding_as_json(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _finding(finding: Finding) -> list[str]:
+def _finding(finding: Finding, width: int) -> list[str]:
     count = f"{finding.calls} " if finding.calls else ""
     details = [
-        "  " + one_line("  ".join(f"{n}={_shown(v)}" for n, v in detail.items()), DETAIL_CHARS_MAX)
+        "  " + one_line("  ".join(f"{n}={_shown(v)}" for n, v in detail.items()), width - 2)
         for detail in finding.details
     ]
-    return [f"{count}{finding.name}: {finding.meaning}", *details, f"  → {finding.remedy}"]
+    head = textwrap.wrap(f"{count}{finding.name}: {finding.meaning}", width)
+    remedy = textwrap.wrap(finding.remedy, width, initial_indent="  → ", subsequent_indent="    ")
+    return [*head, *details, *remedy]
 
 
 def _shown(value: Any) -> str:

@@ -29,6 +29,8 @@ def environ(dsn, tmp_path):
     talk = Talk("thread-" + "x" * 60)
     talk.user(long).call("hm", [("read_a_file_with_a_long_name", {"path": "a" * 200})])
     talk.results("y" * 300).call("done " * 50, model_used="a-model-with-a-long-name-2026-01-01")
+    odd = {"problems": ["something that a decoder could not read, told at length: " + "z" * 200]}
+    talk.user("odd").call("ok", capture=odd, client="a-client/" + "1" * 80, endpoint="messages")
     talk.user("again").call(None, outcome="upstream_error", status=429, error="slow down " * 20)
     asyncio.run(linked(dsn, talk.records, random.Random(0)))
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AGENT_TEL", "NO_COLOR"))}
@@ -90,6 +92,12 @@ def test_progress_is_for_terminals(environ, tmp_path):
     done = piped(environ, *export)
     assert done.stderr == ""
     assert "%" not in done.stdout
+
+
+def test_the_doctor_has_something_to_say(environ):
+    done = piped(environ, "doctor", *SINCE)
+    assert done.returncode == 1
+    assert "could not read" in done.stdout
 
 
 @pytest.mark.parametrize(
