@@ -23,7 +23,7 @@ from proxy.spool.totals import read_totals, summed
 
 PEERS_DIR = Path.home() / ".cache" / "agent-telemetry-bench"
 ROOT = Path(__file__).parents[1]
-START_S, DRAIN_S = 60.0, 120.0
+START_S, DRAIN_S = 180.0, 120.0
 _PATH = "/v1/chat/completions"
 _NGINX = """
 worker_processes 1; daemon off; pid {directory}/nginx.pid; error_log /dev/null;
@@ -50,6 +50,12 @@ model_list:
       {{model: openai/bench, api_base: "http://127.0.0.1:{provider}/v1", api_key: sk-x}}
 litellm_settings: {{telemetry: false}}
 """
+
+_LITELLM_ALONE = {  # no database, no key, nothing fetched: the least it can do
+    "LITELLM_LOG": "ERROR",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+}
 
 
 def free_port() -> int:
@@ -128,7 +134,7 @@ def started(name: str, directory: Path, provider: int, provider_tls: int) -> Tar
     make = _MAKERS[name]
     target = make(directory, port, provider, provider_tls)
     if target is not None:
-        _until_listening(target, directory)
+        until_listening(target, directory)
     return target
 
 
@@ -204,7 +210,7 @@ def _litellm(directory: Path, port: int, provider: int, provider_tls: int) -> Ta
     file = directory / "litellm.yaml"
     file.write_text(_LITELLM.format(provider=provider))
     words = [str(program), "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
-    process = _begun(words, directory, {"LITELLM_LOG": "ERROR", "LITELLM_TELEMETRY": "False"})
+    process = _begun(words, directory, _LITELLM_ALONE)
     show = [str(program.with_name("pip")), "show", "litellm"]
     shown = subprocess.run(show, capture_output=True, text=True, check=False).stdout
     version = next((x.split()[1] for x in shown.splitlines() if x.startswith("Version")), "")
@@ -249,7 +255,7 @@ def _begun(
         )
 
 
-def _until_listening(target: Target, directory: Path) -> None:
+def until_listening(target: Target, directory: Path) -> None:
     deadline = time.monotonic() + START_S
     for _ in _until(deadline):
         if target.process is not None and target.process.poll() is not None:

@@ -19,6 +19,7 @@ import json
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -28,6 +29,7 @@ from proxy.call import Json
 from proxy.injected import CALLING, Injection, Reading, read
 
 VERSION = 2
+PLAIN_KEPT_CHARS = 16_384
 
 _MODEL_ROLES = ("assistant", "model", "CHATBOT")
 _TOOL_ROLES = ("tool", "function")
@@ -284,6 +286,12 @@ def clean(text: str) -> str:
 
 def plain(text: str) -> str:
     """Text without differences in white space."""
+    return _plain(text) if len(text) <= PLAIN_KEPT_CHARS else " ".join(clean(text).split())
+
+
+@lru_cache(maxsize=256)
+def _plain(text: str) -> str:
+    """An answer's text is asked for several times, as what was said and as what will be heard."""
     return " ".join(clean(text).split())
 
 

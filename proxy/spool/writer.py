@@ -335,7 +335,7 @@ class SpoolWriter:
     def _append_body(self, kind: Kind, key: bytes, call: _Open, at_us: int, data: bytes) -> bool:
         if self._is_easy(data):
             header = header_bytes(kind, key, data, part=call.next_part, number=at_us)
-            if self._write_together((header, data)):
+            if self._write(header, data) is None:
                 call.next_part += 1
                 return True
         if not self._has_room(self._bodies_bytes_max) or self._is_scarce():
@@ -398,10 +398,10 @@ class SpoolWriter:
     def _segment_for(self, size: int) -> int:
         """The segment that takes the next record, a new one where that is due."""
         now = self._clock()
-        if self._fd is None and now < self._failed_at + RETRY_S:
-            raise OSError(self._errno, "a moment ago")
         if self._fd is not None and not self._is_sealed(now, size):
             return self._fd
+        if self._fd is None and now < self._failed_at + RETRY_S:
+            raise OSError(self._errno, "a moment ago")
         try:
             fd = self._create()
         except OSError:

@@ -15,7 +15,7 @@ It counts and appends what passes, and knows nothing of HTTP or of sockets. Its 
 from __future__ import annotations
 
 import contextlib
-import os
+import random
 import time
 from collections.abc import Callable
 from hashlib import sha256
@@ -64,7 +64,7 @@ def mint_id(at_ns: int) -> UUID:
     """A UUIDv7 (RFC 9562 §5.7): milliseconds, 12 bits of their fraction, 62 random bits."""
     ms, rest_ns = divmod(at_ns, 1_000_000)
     fraction = rest_ns * 4096 // 1_000_000
-    tail = int.from_bytes(os.urandom(8)) >> 2
+    tail = random.getrandbits(62)  # unique, which is all that an id must be
     return UUID(int=(ms & (1 << 48) - 1) << 80 | 7 << 76 | fraction << 64 | 2 << 62 | tail)
 
 
