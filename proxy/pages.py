@@ -31,7 +31,8 @@ from proxy.views.web.text import CHARS_MAX
 from proxy.views.web.trajectory import trajectory
 
 LISTED = 50  # conversations, or live rows, on a page
-SEARCHED_FIRST = 2000  # turns: a frequent word is found among the latest, without its index
+# How many of the latest rows are looked at first; all of them where that gives no whole page.
+LATEST_ROWS, LATEST_TURNS = (2000, 20_000), (2000,)
 LIVE_SINCE = timedelta(days=7)  # what is shown of the past before anything comes
 CALLS_SHOWN = 100  # of a conversation on a page
 MESSAGES_SHOWN = 40  # new ones of one call
@@ -374,7 +375,7 @@ async def _listed(reading: Reading, filters: Filters, since: datetime) -> list[R
     """One conversation more than a page shows, where there are so many."""
     which = (filters.project, filters.session, filters.model, filters.outcome, filters.errors)
     asked = (*which, filters.words, since, *_after(filters), LISTED + 1)
-    for latest in (SEARCHED_FIRST, None) if filters.words else (None,):
+    for latest in (*(LATEST_TURNS if filters.words else LATEST_ROWS), None):
         rows = await reading.rows("conversations", *asked, latest)
         if len(rows) > LISTED:
             break

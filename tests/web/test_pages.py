@@ -160,9 +160,14 @@ async def test_a_conversation_of_many_rounds_comes_in_pages(tmp_path, dsn):
     assert "Later rounds" not in second
 
 
-async def test_the_list_comes_in_pages_without_gap_or_double(tmp_path, dsn):
+@pytest.mark.parametrize("steps", [(1, 60), (10_000,)])
+async def test_the_list_comes_in_pages_without_gap_or_double(tmp_path, dsn, monkeypatch, steps):
+    """Also where conversations lie within each other, and few rows are looked at first."""
+    monkeypatch.setattr("proxy.pages.LATEST_ROWS", steps)
     rows = [
-        record(session_id=f"s-{n}", created_at=NOW - timedelta(seconds=n // 3)) for n in range(130)
+        record(session_id=f"s-{n}", created_at=NOW - timedelta(seconds=n // 3 + 40 * again))
+        for n in range(130)
+        for again in range(3)
     ]
     await fill(dsn, rows)
     seen, path = [], "/conversations"
@@ -174,6 +179,8 @@ async def test_the_list_comes_in_pages_without_gap_or_double(tmp_path, dsn):
                 (found for found in links(text, "/conversations?") if "after=" in found), None
             )
     assert len(seen) == len(set(seen)) == 130
+    order = [int(re.search(r"session=s-(\d+)", link)[1]) // 3 for link in seen]
+    assert order == sorted(order)
 
 
 async def test_a_search_finds_words_and_beginnings_in_messages(tmp_path, dsn):

@@ -1,7 +1,5 @@
--- What the web page looks for among a million rows and more: the rows of a conversation in order of
--- time, a model's calls, what did not end well (a small part of all), turns, words in messages.
-CREATE INDEX IF NOT EXISTS idx_agent_telemetry_conversation
-    ON agent_telemetry (session_id, created_at DESC, id DESC);
+-- What the web page looks for among a million rows and more: a model's calls, what did not end well
+-- (a small part of all), turns, words in messages.
 CREATE INDEX IF NOT EXISTS idx_agent_telemetry_model ON agent_telemetry (model_used, created_at DESC);
 CREATE INDEX IF NOT EXISTS idx_agent_telemetry_ends
     ON agent_telemetry (COALESCE(stop_reason, outcome, ''), created_at DESC)

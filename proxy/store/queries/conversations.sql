@@ -1,12 +1,10 @@
 -- Conversations by their latest row that meets the conditions, the newest first.
 -- $1 project, $2 session, $3 model, $4 ending of a turn or outcome of a call, $5 only what went
 -- wrong, $6 words in a message of the user (to_tsquery), $7 since, $8 and $9 the last conversation
--- that was shown, $10 how many, $11 look for words in so many of the latest turns only, without the
--- index of words: quicker where a word is frequent. NULL: in all.
--- OFFSET 0: rows are brought into order first, and looked at one by one until there are enough; each
--- look at the latest row of a conversation is one into the index.
-WITH listed AS (
-    SELECT t.id, t.created_at, t.project_id, t.session_id FROM (
+-- that was shown, $10 how many, $11 look at so many of the latest rows only, and for words there
+-- without their index, which is quicker where there are enough; NULL: at all.
+WITH candidates AS MATERIALIZED (
+    SELECT id, created_at, project_id, session_id FROM (
         SELECT id, created_at, project_id, session_id, user_message
         FROM agent_telemetry
         WHERE session_id IS NOT NULL
@@ -21,28 +19,29 @@ WITH listed AS (
             AND ($6::text IS NULL OR $11::integer IS NOT NULL
                 OR to_tsvector('simple', left(user_message, 4000)) @@ to_tsquery('simple', $6))
             AND ($8::timestamptz IS NULL OR (created_at, id) < ($8, $9::uuid))
-        ORDER BY created_at DESC, id DESC OFFSET 0 LIMIT $11::integer
+        ORDER BY created_at DESC, id DESC LIMIT $11::integer
     ) t
-    WHERE ($6::text IS NULL OR $11::integer IS NULL
-        OR to_tsvector('simple', left(t.user_message, 4000)) @@ to_tsquery('simple', $6))
-    AND t.id = (
-        SELECT n.id FROM (
-            SELECT id, model_used, record_type, user_message,
-                COALESCE(stop_reason, outcome, '') AS ended
-            FROM agent_telemetry
-            WHERE session_id = t.session_id AND project_id IS NOT DISTINCT FROM t.project_id
-                AND created_at >= $7
-            ORDER BY created_at DESC, id DESC OFFSET 0
-        ) n
-        WHERE ($3::text IS NULL OR n.model_used = $3)
-            AND ($4::text IS NULL OR n.ended = $4)
-            AND (NOT $5::boolean OR n.ended NOT IN ('complete', 'completed'))
+    WHERE $6::text IS NULL OR $11::integer IS NULL
+        OR to_tsvector('simple', left(t.user_message, 4000)) @@ to_tsquery('simple', $6)
+), latest AS (
+    SELECT DISTINCT ON (session_id, project_id) * FROM candidates
+    ORDER BY session_id, project_id, created_at DESC, id DESC
+), listed AS (
+    -- OFFSET 0: in order first, then looked at one by one until there are enough.
+    SELECT * FROM (SELECT * FROM latest ORDER BY created_at DESC, id DESC OFFSET 0) l
+    WHERE $8::timestamptz IS NULL OR NOT EXISTS ( -- it was shown before
+        SELECT FROM agent_telemetry n
+        WHERE n.session_id = l.session_id AND n.project_id IS NOT DISTINCT FROM l.project_id
+            AND (n.created_at, n.id) >= ($8, $9::uuid)
+            AND ($3::text IS NULL OR n.model_used = $3)
+            AND ($4::text IS NULL OR COALESCE(n.stop_reason, n.outcome, '') = $4)
+            AND (NOT $5::boolean
+                OR COALESCE(n.stop_reason, n.outcome, '') NOT IN ('complete', 'completed'))
             AND ($6::text IS NULL OR (
-                n.record_type = 'turn_summary' AND to_tsvector('simple', left(n.user_message, 4000))
-                    @@ to_tsquery('simple', $6)))
-        LIMIT 1
+                n.record_type = 'turn_summary' AND to_tsvector('simple',
+                    left(n.user_message, 4000) || '') @@ to_tsquery('simple', $6)))
     )
-    ORDER BY t.created_at DESC, t.id DESC LIMIT $10
+    LIMIT $10
 )
 SELECT l.id, l.created_at, l.project_id, l.session_id, c.*
 FROM listed l CROSS JOIN LATERAL (
