@@ -140,7 +140,10 @@ def _wanted(filters: Filters, place: _Query) -> str:
 
 
 def _said(feedback: Feedback, place: _Query) -> str:
-    """Whether somebody said so of the call, its turn, or its conversation as a whole."""
+    """Whether somebody said so of the call, its turn, or its conversation as a whole.
+
+    What was said of a session without naming a project holds for it in whatever project it is.
+    """
     condition = f"f.name = {place(feedback.name)}"
     if feedback.comparison == "=":
         condition += f" AND f.value = ANY({place(_values(feedback.value))}::jsonb[])"
@@ -148,11 +151,12 @@ def _said(feedback: Feedback, place: _Query) -> str:
         number = "CASE WHEN jsonb_typeof(f.value) = 'number' THEN f.value::numeric END"
         condition += f" AND {number} {feedback.comparison} {place(feedback.value)}::text::numeric"
     said = f"FROM agent_feedback f WHERE {condition}"
+    of_session = "f.call_id IS NULL AND f.turn_id IS NULL AND f.session_id IS NOT NULL"
     return f"""(t.id IN (SELECT f.call_id {said} AND f.call_id IS NOT NULL)
     OR t.turn_id IN (SELECT f.turn_id {said} AND f.turn_id IS NOT NULL)
-    OR (COALESCE(t.project_id, ''), t.session_id) IN (
-        SELECT COALESCE(f.project_id, ''), f.session_id {said}
-        AND f.call_id IS NULL AND f.turn_id IS NULL AND f.session_id IS NOT NULL))"""
+    OR t.session_id IN (SELECT f.session_id {said} AND {of_session} AND f.project_id IS NULL)
+    OR (t.project_id, t.session_id) IN (
+        SELECT f.project_id, f.session_id {said} AND {of_session} AND f.project_id IS NOT NULL))"""
 
 
 def _values(text: str) -> list[Any]:

@@ -156,6 +156,20 @@ def test_filters_choose_conversations(various, export):
     assert export("openai", "--feedback", "score>=high").code == 2
 
 
+def test_feedback_on_a_session_holds_in_every_project_unless_it_names_one(fill, export, query):
+    fill(answered("s", "one", project_id="shop"), answered("s", "two"), answered("t", "three"))
+    columns = "id, name, value, session_id, project_id"
+    insert = f"INSERT INTO agent_feedback ({columns}) VALUES ($1, $2, $3, $4, $5)"
+    query(insert, uuid4(), "thumbs", "up", "s", None)
+    query(insert, uuid4(), "stars", 5, "s", "shop")
+    query(insert, uuid4(), "stars", 5, "t", "shop")
+    assert {texts(line)[0] for line in export("openai", "--feedback", "thumbs=up").lines} == {
+        "one",
+        "two",
+    }
+    assert [texts(line)[0] for line in export("openai", "--feedback", "stars>=4").lines] == ["one"]
+
+
 def test_until_gives_the_data_set_of_that_time(fill, export):
     talk = answered("s", "one")
     at = talk.at.isoformat()
