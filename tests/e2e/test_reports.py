@@ -148,6 +148,20 @@ async def test_a_report_without_a_turn_goes_to_the_latest_turn_that_began_before
     assert [turn["stop_reason"] for turn in turns] == ["first", "abandoned"]
 
 
+@pytest.mark.parametrize("names_turn", [False, True], ids=["the session", "the turn"])
+async def test_an_inferred_conversation_is_named_by_the_id_of_its_first_call(
+    stand, dsn, names_turn
+):
+    async with stand.serving():
+        row_id = str(await call(stand.address))
+    assert [turn["stop_reason"] for turn in await settled(stand, dsn)] == ["abandoned"]
+    body = {"session_id": "as the orchestrator calls it", "turn_id": row_id}
+    async with stand.serving():
+        said = body if names_turn else {"session_id": row_id}
+        await report(stand.address, said | {"stop_reason": "done"})
+    assert [turn["stop_reason"] for turn in await settled(stand, dsn)] == ["done"]
+
+
 async def test_secrets_in_reports_never_reach_the_tables(stand, dsn):
     secrets = {"user_message": f"my key is {KEY}", "labels": {"k": KEY}, "turn_intent": KEY}
     results = [{"id": "1", "name": "env", "output": f"OPENAI_API_KEY={KEY}"}]
