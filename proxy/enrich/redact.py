@@ -210,7 +210,7 @@ class Scan:
         """One text without secrets."""
         if len(text) < CACHED_CHARS_MIN:
             return self._short(text)
-        key = self._digest(text.encode("utf-8", "surrogatepass"))
+        key = self._digest(b"text", text.encode("utf-8", "surrogatepass"))
         known = self._seen.get(key)
         if known is None:
             found: Counter[str] = Counter()
@@ -276,12 +276,13 @@ class Scan:
         if not isinstance(value, (list, dict)):
             return None  # texts are looked up one by one
         try:
-            return self._digest(orjson.dumps(value))
+            return self._digest(b"json", orjson.dumps(value))
         except TypeError:  # lone surrogates, integers over 64 bits, too deep
             return None
 
-    def _digest(self, data: bytes) -> bytes:
-        return blake2b(data, digest_size=16, key=self._context).digest()
+    def _digest(self, kind: bytes, data: bytes) -> bytes:
+        """A text may be the JSON of a value that was seen as a value."""
+        return blake2b(data, digest_size=16, key=self._context, person=kind).digest()
 
     def _list(self, value: Json) -> Json:
         if isinstance(value, list):

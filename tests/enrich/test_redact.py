@@ -505,3 +505,16 @@ def test_metadata_only_keeps_the_gateways_own_errors() -> None:
     found = metadata_only(record(error="connection refused", outcome="upstream_unreachable"))
     assert found.error == "connection refused"
     assert (found.tool_calls, found.system_prompt, found.chat_history) == (None, "", [])
+
+
+def test_a_text_that_is_the_json_of_a_value_stays_a_text() -> None:
+    """Agents write calls' arguments as text; both forms are remembered, each as itself."""
+    token = f"ghp_{some(36)}"
+    value: Json = {"command": f"export GITHUB_TOKEN={token} and go on with what was asked"}
+    text = json.dumps(value, separators=(",", ":"))
+    for history in ([value, text], [text, value]):
+        redactor = Redactor(Redaction())
+        clean, counts = redact(redactor, record(chat_history=history), start())
+        assert [type(item) for item in clean.chat_history] == [type(item) for item in history]
+        assert token not in json.dumps(clean.chat_history)
+        assert sum(counts.values()) == 2
