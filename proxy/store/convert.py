@@ -25,10 +25,10 @@ BATCH_ROWS = 25  # of up to some MB each
 
 _IS_FULL = f"""
 t.record_type = 'llm_call'
-    AND NOT EXISTS (SELECT FROM agent_contexts c WHERE c.call_id = t.id)
+    AND (SELECT TRUE FROM agent_contexts c WHERE c.call_id = t.id) IS NULL
     AND (t.system_prompt <> '' OR t.request_params ?| ARRAY[{", ".join(map(repr, sorted(SCHEMAS)))}]
         OR jsonb_typeof(t.chat_history) = 'array' AND t.chat_history <> '[]')
-"""
+"""  # noqa: S608 - our own names
 _COUNT_FULL = f"SELECT count(*) FROM agent_telemetry t WHERE {_IS_FULL}"  # noqa: S608 - as above
 _FULL = f"""
 SELECT t.id, t.created_at, t.system_prompt, t.request_params,
@@ -49,7 +49,8 @@ WHERE t.id = g.id
 """
 _COUNT_SHARED = "SELECT count(*) FROM agent_contexts"
 _SHARED = f"""
-SELECT t.id FROM agent_telemetry t JOIN agent_contexts c ON c.call_id = t.id WHERE t.id > $1
+SELECT t.id FROM agent_telemetry t
+WHERE t.id > $1 AND (SELECT TRUE FROM agent_contexts c WHERE c.call_id = t.id)
 ORDER BY t.id LIMIT {BATCH_ROWS} FOR UPDATE OF t SKIP LOCKED
 """  # noqa: S608 - as above
 _RESTORE = """

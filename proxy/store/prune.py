@@ -22,9 +22,10 @@ PAGE_ROWS = 1000
 _RELEASE = """
 DELETE FROM agent_contexts WHERE call_id = ANY($1) RETURNING day, history, system, schemas
 """
+# One look-up in an index for each: NOT EXISTS would be planned as a join with all of the table.
 _CHAIN_IS_UNUSED = """
-NOT EXISTS (SELECT FROM agent_chains n WHERE n.day = $1 AND n.before = c.hash)
-    AND NOT EXISTS (SELECT FROM agent_contexts x WHERE x.history = c.hash AND x.day = $1)
+(SELECT TRUE FROM agent_chains n WHERE n.day = $1 AND n.before = c.hash LIMIT 1) IS NULL
+    AND (SELECT TRUE FROM agent_contexts x WHERE x.history = c.hash AND x.day = $1 LIMIT 1) IS NULL
 """
 _LOCK_CHAINS = f"""
 SELECT c.hash FROM agent_chains c WHERE c.day = $1 AND c.hash = ANY($2) AND {_CHAIN_IS_UNUSED}
@@ -35,9 +36,9 @@ DELETE FROM agent_chains c WHERE c.day = $1 AND c.hash = ANY($2) AND {_CHAIN_IS_
 RETURNING c.before, c.message
 """  # noqa: S608 - as above
 _MESSAGE_IS_UNUSED = """
-NOT EXISTS (SELECT FROM agent_chains n WHERE n.day = $1 AND n.message = m.hash)
-    AND NOT EXISTS (SELECT FROM agent_contexts x WHERE x.system = m.hash AND x.day = $1)
-    AND NOT EXISTS (SELECT FROM agent_contexts x WHERE x.schemas = m.hash AND x.day = $1)
+(SELECT TRUE FROM agent_chains n WHERE n.day = $1 AND n.message = m.hash LIMIT 1) IS NULL
+    AND (SELECT TRUE FROM agent_contexts x WHERE x.system = m.hash AND x.day = $1 LIMIT 1) IS NULL
+    AND (SELECT TRUE FROM agent_contexts x WHERE x.schemas = m.hash AND x.day = $1 LIMIT 1) IS NULL
 """
 _LOCK_MESSAGES = f"""
 SELECT m.hash FROM agent_messages m WHERE m.day = $1 AND m.hash = ANY($2) AND {_MESSAGE_IS_UNUSED}
@@ -49,10 +50,10 @@ RETURNING m.hash
 """  # noqa: S608 - as above
 _ORPHANS = """
 SELECT call_id FROM agent_contexts x WHERE call_id > $1
-    AND NOT EXISTS (SELECT FROM agent_telemetry t WHERE t.id = x.call_id)
+    AND (SELECT TRUE FROM agent_telemetry t WHERE t.id = x.call_id) IS NULL
 ORDER BY call_id LIMIT $2
 """
-_PAGE = "SELECT day, hash FROM {table} WHERE (day, hash) > ($1, $2) ORDER BY day, hash LIMIT $3"
+_PAGE = "SELECT hash, day FROM {table} WHERE (hash, day) > ($1, $2) ORDER BY hash, day LIMIT $3"
 
 
 async def release(connection: Connection, calls: Collection[UUID]) -> int:
@@ -99,9 +100,9 @@ async def sweep(connection: Connection) -> int:
         async with connection.transaction():
             pruned += await release(connection, [row["call_id"] for row in rows])
     for table in ("agent_chains", "agent_messages"):
-        key = date.min, UUID(int=0)
+        key = UUID(int=0), date.min
         while rows := await connection.fetch(_PAGE.format(table=table), *key, PAGE_ROWS):
-            key = rows[-1]["day"], rows[-1]["hash"]
+            key = rows[-1]["hash"], rows[-1]["day"]
             for day in sorted({row["day"] for row in rows}):
                 found = [row["hash"] for row in rows if row["day"] == day]
                 is_of_chains = table == "agent_chains"

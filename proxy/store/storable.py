@@ -448,7 +448,7 @@ _RULES: dict[str, Rule] = {
     "project_id": _identity,
     "session_id": _identity,
     "model_used": _model,
-    "stop_reason": _short_text,
+    **dict.fromkeys(("stop_reason", "outcome"), _short_text),  # both are in indexes
     "chat_history": _required_json,
     "duration_ms": _required_integer,
     "created_at": _instant,

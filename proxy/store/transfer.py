@@ -38,8 +38,8 @@ class Table:
 TABLES = (
     Table("agent_secrets", ('name COLLATE "C"',), is_of_links=True),
     Table("agent_blobs", ("sha256",)),
-    Table("agent_messages", ("day", "hash")),
-    Table("agent_chains", ("day", "hash")),
+    Table("agent_messages", ("hash", "day")),
+    Table("agent_chains", ("hash", "day")),
     Table("agent_contexts", ("call_id",)),
     Table("agent_telemetry", ("id",)),
     Table("agent_links", ("call_id",), is_of_links=True),

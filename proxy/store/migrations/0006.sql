@@ -9,7 +9,7 @@ CREATE TABLE agent_messages (
     day DATE NOT NULL,
     hash UUID NOT NULL,
     content JSONB NOT NULL,             -- a message; a system prompt as a string; schemas by their keys
-    PRIMARY KEY (day, hash)
+    PRIMARY KEY (hash, day)
 ) PARTITION BY RANGE (day);
 CREATE TABLE agent_messages_undated PARTITION OF agent_messages
     FOR VALUES FROM (MINVALUE) TO ('2000-01-01');
@@ -19,7 +19,7 @@ CREATE TABLE agent_chains (
     hash UUID NOT NULL,                 -- of the whole history up to here
     before UUID,                        -- the history without its last message; NULL: there is none
     message UUID NOT NULL,
-    PRIMARY KEY (day, hash)
+    PRIMARY KEY (hash, day)
 ) PARTITION BY RANGE (day);
 CREATE INDEX idx_agent_chains_before ON agent_chains (before);
 CREATE INDEX idx_agent_chains_message ON agent_chains (message);
