@@ -142,16 +142,21 @@ class Peer:
             self.writer.write(data[at : at + 1])
             await asyncio.sleep(0)
 
-    async def head(self) -> Message:
-        async with asyncio.timeout(PATIENCE_S):
+    async def head(self, patience_s: float | None = PATIENCE_S) -> Message:
+        async with asyncio.timeout(patience_s):
             raw = await self.reader.readuntil(b"\r\n\r\n")
         first, *lines = raw[:-4].split(b"\r\n")
         fields = [(name, value[1:]) for name, _, value in (line.partition(b":") for line in lines)]
         return Message(first, fields)
 
-    async def message(self, *, has_no_body: bool = False) -> Message:
-        """A whole message. Raises asyncio.IncompleteReadError or ConnectionError if it is cut."""
-        message = await self.head()
+    async def message(
+        self, *, has_no_body: bool = False, patience_s: float | None = PATIENCE_S
+    ) -> Message:
+        """A whole message that begins within `patience_s`.
+
+        Raises asyncio.IncompleteReadError or ConnectionError if it is cut.
+        """
+        message = await self.head(patience_s)
         async with asyncio.timeout(PATIENCE_S):
             if has_no_body or message.first_line.startswith((b"HTTP/1.1 204", b"HTTP/1.1 304")):
                 return message
@@ -251,7 +256,7 @@ def answering(*answers: bytes) -> Script:
 
     async def script(peer: Peer) -> None:
         while True:
-            await peer.message()
+            await peer.message(patience_s=None)  # a connection may be idle for as long as it likes
             await peer.send(left.pop(0) if len(left) > 1 else left[0])
 
     return script
