@@ -39,7 +39,7 @@ from tests.e2e.provider import events
 from tests.e2e.stack import ROOT, until
 from tests.fleet.servers import Servers
 
-CALLS, ROUNDS, LATENCY_CALLS = 2000, 3, 60
+CALLS, ROUNDS, LATENCY_CALLS = 1000, 3, 60
 TICKS = os.sysconf("SC_CLK_TCK")
 SETTLE_S = 3.0
 WORDS = (
@@ -273,6 +273,7 @@ async def main(calls: int, rounds: int) -> None:
                     )
                     last = number == rounds - 1 and recorders == 1
                     results[kind].append(await measured(stand, calls, with_latency=last))
+                    print(f"round {number + 1}, {kind}: {results[kind][-1]}", file=sys.stderr)
     _print(results, calls)
 
 
