@@ -23,16 +23,20 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
 
+from proxy.config import Config
 from proxy.exchange import AnswerHead, End, Exchange, Labels, Outcome, Piece, Start
 from proxy.fleet.message import Message
+from proxy.linker import Linker
 from proxy.spool.totals import read_totals, summed
 from proxy.spool.writer import SpoolWriter
 from proxy.store.embedded import EmbeddedServer
+from proxy.store.links import LinkStore
 from proxy.store.migrate import migrate
 from proxy.wire.tap import mint_id
 from tests.e2e.provider import events
@@ -142,11 +146,14 @@ def database_cpu_s(directory: Path) -> float:
 class Stand:
     """A spool, and the processes that move what is written into it to a database of its own."""
 
-    def __init__(self, directory: Path, dsn: str, servers: Servers | None, recorders: int) -> None:
+    def __init__(
+        self, directory: Path, dsn: str, servers: Servers | None, recorders: int, **more: str
+    ) -> None:
         self.directory = directory
-        self._database = directory.parent / "pg"
+        self.database = directory.parent / "pg"
         self.dsn = dsn
         settings = {"STORE__DSN": dsn, "LOG__LEVEL": "warning", "DATA_DIR": str(directory)}
+        settings |= more
         if servers is not None:
             settings |= servers.environment(
                 NATS__STREAM=directory.name, NATS__SUBJECT_PREFIX=directory.name
@@ -213,20 +220,12 @@ class Stand:
     async def _has(self, count: int) -> bool:
         return await self.rows() >= count
 
-    async def visible_s(self, writer: SpoolWriter) -> list[float]:
-        """Of calls made one at a time: from the end of the call to the row."""
-        connection, found = await asyncpg.connect(self.dsn), []
-        asked = "SELECT 1 FROM agent_telemetry WHERE id = $1"
-        try:
-            for number in range(LATENCY_CALLS):
-                await asyncio.sleep(0.13 + number % 7 * 0.03)
-                id, began = write(writer, exchange(number)), time.monotonic()
-                while not await connection.fetchval(asked, id):
-                    await asyncio.sleep(0.002)
-                found.append(time.monotonic() - began)
-        finally:
-            await connection.close()
-        return found
+    async def visible_s(self, connection: asyncpg.Connection, writer: SpoolWriter) -> float:
+        """Of one call: from its end to the row."""
+        id, began = write(writer, exchange(0)), time.monotonic()
+        while not await connection.fetchval("SELECT 1 FROM agent_telemetry WHERE id = $1", id):
+            await asyncio.sleep(0.001)
+        return time.monotonic() - began
 
     def used(self) -> dict[str, float]:
         """Processor time so far, by role; all servers and all recorders together."""
@@ -235,10 +234,24 @@ class Stand:
             found[role.partition(" ")[0]] += cpu_s(process.pid)
         for pid in self._servers.pids if self._servers else ():
             found["servers"] += cpu_s(pid)
-        return found | {"database": database_cpu_s(self._database)}
+        return found | {"database": database_cpu_s(self.database)}
 
 
-async def measured(stand: Stand, calls: int, *, with_latency: bool) -> dict[str, float]:
+async def visible_ms(one: Stand, fleet: Stand) -> tuple[list[float], list[float]]:
+    """Until the row, on one machine and over NATS: in turn, so that both meet the same load."""
+    found: tuple[list[float], list[float]] = ([], [])
+    async with one.running() as here, fleet.running() as there:
+        ways = [(each, await asyncpg.connect(each.dsn)) for each in (one, fleet)]
+        for number in range(LATENCY_CALLS):
+            for (stand, connection), writer, took in zip(ways, (here, there), found, strict=True):
+                await asyncio.sleep(0.03 + number % 7 * 0.03)
+                took.append(await stand.visible_s(connection, writer) * 1e3)
+        for _, connection in ways:
+            await connection.close()
+    return found
+
+
+async def measured(stand: Stand, calls: int) -> dict[str, float]:
     async with stand.running() as writer:
         before = stand.used()
         wall_s = await stand.moved(writer, calls)
@@ -247,9 +260,22 @@ async def measured(stand: Stand, calls: int, *, with_latency: bool) -> dict[str,
         after = stand.used()
         found = {role: (after[role] - before[role]) / calls * 1e3 for role in after}
         found["wall_s"] = wall_s
-        if with_latency:
-            found["visible_ms"] = statistics.median(await stand.visible_s(writer)) * 1e3
         return found
+
+
+async def linking_ms(stand: Stand) -> float:
+    """Of one linker and the database, per call: what one process at a time has to do for all."""
+    connection = await asyncpg.connect(stand.dsn)
+    await connection.execute("UPDATE agent_links SET is_pending = TRUE")
+    calls = await connection.fetchval("SELECT count(*) FROM agent_links")
+    await connection.close()
+    links = LinkStore(stand.dsn)
+    config = Config(data_dir=stand.directory, store={"dsn": stand.dsn})
+    before = time.process_time() + database_cpu_s(stand.database)
+    await Linker(config, links, None).settle(datetime.now(UTC))
+    after = time.process_time() + database_cpu_s(stand.database)
+    await links.close()
+    return (after - before) / calls * 1e3
 
 
 async def main(calls: int, rounds: int) -> None:
@@ -271,10 +297,26 @@ async def main(calls: int, rounds: int) -> None:
                         servers if count else None,
                         recorders,
                     )
-                    last = number == rounds - 1 and recorders == 1
-                    results[kind].append(await measured(stand, calls, with_latency=last))
+                    results[kind].append(await measured(stand, calls))
+                    if not count:
+                        results[kind][-1]["linking"] = await linking_ms(stand)
                     print(f"round {number + 1}, {kind}: {results[kind][-1]}", file=sys.stderr)
+            stands = [
+                Stand(
+                    directory / f"s{uuid4().hex[:8]}",
+                    await _database(base),
+                    each,
+                    1,
+                    STORE__BATCH_DELAY_MS="1",
+                )
+                for each in (None, servers)
+            ]
+            visible = await visible_ms(*stands)
     _print(results, calls)
+    here, there = map(statistics.median, visible)
+    added = statistics.median([b - a for a, b in zip(*visible, strict=True)])
+    print(f"until the row: {here:.0f} ms on one machine, {there:.0f} ms over NATS,", end=" ")
+    print(f"in pairs {added:+.0f} ms; without store.batch_delay_ms, which is 200 by itself")
 
 
 async def _database(base: str) -> str:
@@ -290,7 +332,7 @@ async def _database(base: str) -> str:
 def _print(results: dict[str, list[dict[str, float]]], calls: int) -> None:
     call = exchange(1)
     print(f"{calls} calls; medians of rounds; milliseconds of processor time per call")
-    names = ("recorder", "forwarder", "servers", "database", "wall_s", "visible_ms")
+    names = ("recorder", "forwarder", "servers", "database", "linking", "wall_s")
     print(f"{'':<22}" + "".join(f"{name:>12}" for name in names))
     median: dict[str, dict[str, float]] = {}
     for kind, rounds in results.items():
@@ -309,9 +351,6 @@ def _print(results: dict[str, list[dict[str, float]]], calls: int) -> None:
     )
     print(f"{added['servers']:.3f} ms of three servers")
     print(f"two recorders by processor time: {2 * one / two:.2f} x one")
-    print(
-        f"added time to the row: {added['visible_ms'] - median['one machine']['visible_ms']:.1f} ms"
-    )
     body = len(call.request) + sum(len(piece.data) for piece in call.response)
     print(f"bytes: bodies {body}, message {len(Message(call).to_bytes())}", end="")
     with tempfile.TemporaryDirectory() as name:
