@@ -24,6 +24,7 @@ WAITING_MAX = 100  # rows of one page; more than anybody reads between two event
 GATHER_S = 0.25  # what comes within is one event
 POLL_S = 5.0
 RETRY_S = 1.0
+_ANY = (None, None, None, None, False, None, None)  # conditions of `queries/live.sql`
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,8 @@ class Live:
                     self._note_gap()
                     continue
                 async with self._viewer.reading() as reading:
-                    rows = await reading.rows("live_rows", list(ids))
-                for row in rows:
+                    rows = await reading.rows("live", *_ANY, len(ids), list(ids))
+                for row in reversed(rows):
                     for page in self._pages:
                         page.offer(row)
 

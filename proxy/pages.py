@@ -387,7 +387,7 @@ async def _latest(reading: Reading, filters: Filters) -> list[Row]:
     return await reading.rows(
         "live",
         *(filters.project, filters.session, filters.model, filters.outcome, filters.errors),
-        *(types[filters.kind], datetime.now(UTC) - LIVE_SINCE, LISTED),
+        *(types[filters.kind], datetime.now(UTC) - LIVE_SINCE, LISTED, None),
     )
 
 

@@ -1,6 +1,6 @@
--- The latest calls and turns in a few columns, the newest first.
+-- Calls and turns in a few columns, the newest first: the latest, or those with given ids.
 -- $1 project, $2 session, $3 model, $4 outcome or ending, $5 only what went wrong,
--- $6 record_type, $7 since, $8 how many
+-- $6 record_type, $7 since, $8 how many, $9 ids or NULL
 SELECT id, created_at, record_type, project_id, session_id, turn_id, round, model_used, provider,
     client, status, outcome, stop_reason, rounds, tool_call_count, prompt_tokens,
     completion_tokens, cached_tokens, cost_usd, duration_ms, ttft_ms,
@@ -10,7 +10,7 @@ SELECT id, created_at, record_type, project_id, session_id, turn_id, round, mode
     CASE WHEN record_type = 'llm_call'
         THEN jsonb_path_query_array(tool_calls, 'lax $[0 to 7].name') END AS tools
 FROM agent_telemetry
-WHERE created_at >= $7
+WHERE ($9::uuid[] IS NULL OR id = ANY($9)) AND ($9::uuid[] IS NOT NULL OR created_at >= $7)
     AND ($1::text IS NULL OR project_id = $1)
     AND ($2::text IS NULL OR session_id = $2)
     AND ($3::text IS NULL OR model_used = $3)
