@@ -1,6 +1,6 @@
 """How long each page of the web page takes with a million rows, from request to last byte.
 
-    python -m bench.pages [--rows 1000000] [--keep DIRECTORY]
+    python -m bench.pages [--rows 1000000] [--rounds 15] [--keep DIRECTORY]
 
 Fills a database of its own by SQL (80 % calls, 20 % turns, 20 rows to a conversation, 30 days),
 then asks for each page over loopback and prints a Markdown table. `--keep` fills only once.
@@ -25,7 +25,6 @@ from proxy.store.migrate import migrate
 from tests.conftest import FAST
 from tests.web.listener import listening
 
-ROUNDS = 15
 LIMIT_MS = 300
 UUID7 = """
 CREATE OR REPLACE FUNCTION pg_temp.uuid7(at TIMESTAMPTZ, n BIGINT) RETURNS UUID LANGUAGE SQL AS $$
@@ -177,22 +176,22 @@ async def timed(session: aiohttp.ClientSession, address: str) -> tuple[float, in
     return 1000 * (time.perf_counter() - begin), len(body)
 
 
-async def measure(dsn: str, where: Path) -> None:
-    print(f"| page | median ms | slowest of {ROUNDS} | kB |\n|---|---:|---:|---:|")
+async def measure(dsn: str, where: Path, rounds: int) -> None:
+    print(f"| page | median ms | slowest of {rounds} | kB |\n|---|---:|---:|---:|")
     async with listening(where, dsn) as address, aiohttp.ClientSession() as session:
         for name, path in PAGES.items():
             await timed(session, address + path)  # the first reads from disk
-            found = [await timed(session, address + path) for _ in range(ROUNDS)]
+            found = [await timed(session, address + path) for _ in range(rounds)]
             times = [ms for ms, _ in found]
             middle, most = statistics.median(times), max(times)
             mark = "" if middle <= LIMIT_MS else " *"
             print(f"| {name}{mark} | {middle:.0f} | {most:.0f} | {found[0][1] / 1000:.0f} |")
-            await asyncio.sleep(0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--keep", metavar="DIRECTORY")
     given = parser.parse_args()
     with directory(given.keep) as where:
@@ -203,7 +202,7 @@ def main() -> None:
             begin = time.perf_counter()
             asyncio.run(fill(dsn, given.rows))
             print(f"{given.rows:,} rows, filled in {time.perf_counter() - begin:.0f} s\n")
-            asyncio.run(measure(dsn, where))
+            asyncio.run(measure(dsn, where, given.rounds))
         finally:
             server.stop()
 

@@ -23,6 +23,10 @@ class StoreUnavailable(ProxyError):
     """The database does not answer or refuses for now. Waiting is enough; nothing is lost."""
 
 
+class StoreTooSlow(StoreUnavailable):
+    """A statement was ended at its time limit. Asking for less may be enough."""
+
+
 class StoreMisconfigured(ProxyError):
     """The database answers but the schema, role or credentials are wrong. The operator acts."""
 

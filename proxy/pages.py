@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from proxy.errors import RowRejected, StoreMisconfigured, StoreUnavailable
+from proxy import page_rows
+from proxy.errors import RowRejected, StoreMisconfigured, StoreTooSlow, StoreUnavailable
 from proxy.live import Live
 from proxy.log import event
 from proxy.since import instant_of
@@ -22,7 +23,7 @@ from proxy.store import examine
 from proxy.store.beside import KEPT
 from proxy.store.postgres import Row
 from proxy.store.viewer import Reading, Viewer
-from proxy.views.web.address import BadAddress, Cursor, Filters, filters_of
+from proxy.views.web.address import BadAddress, Filters, filters_of
 from proxy.views.web.call import call_context
 from proxy.views.web.health import Fleet, Sums, checks, fleet_context, spool_context
 from proxy.views.web.html import count_of, money, render
@@ -30,14 +31,8 @@ from proxy.views.web.overview import interval_of, overview_context
 from proxy.views.web.text import CHARS_MAX
 from proxy.views.web.trajectory import trajectory
 
-LISTED = 50  # conversations, or live rows, on a page
-# How many of the latest rows are looked at first; all of them where that gives no whole page.
-LATEST_ROWS, LATEST_TURNS = (2000, 20_000), (2000,)
-LIVE_SINCE = timedelta(days=7)  # what is shown of the past before anything comes
-CALLS_SHOWN = 100  # of a conversation on a page
 MESSAGES_SHOWN = 40  # new ones of one call
 SYSTEM_CHARS = 40_000
-CHOICES_MAX, CHOICES_CALLS = 200, 2000
 EARLY_SHOWN = 8
 TOOL_TURNS_MAX = 2000  # results of tools are large: only those of the latest turns are counted
 COUNTED_MAX = 100_000  # rows; of more the number is estimated
@@ -112,6 +107,9 @@ class Pages:
         except BadAddress as error:
             lines = (str(error),)
             return _notice(shared, 400, "This address cannot be read", lines, view=view)
+        except StoreTooSlow:
+            lines = ("Choose a shorter time, or narrower filters. Agents are not affected.",)
+            return _notice(shared, 503, "The database took too long", lines, view=view)
         except StoreUnavailable as error:
             return self._away(shared, view, str(error))
         except StoreMisconfigured as error:
@@ -143,7 +141,7 @@ class Pages:
             while True:
                 try:
                     async with self._viewer.reading() as reading:
-                        rows = await _latest(reading, filters)
+                        rows = await page_rows.latest(reading, filters)
                     if rows != shown:
                         yield "reset", render("rows", rows=rows)
                     shown, is_gap = rows, False
@@ -151,7 +149,7 @@ class Pages:
                         news = await page.news()
                         is_gap = news.is_gap
                         if news.rows:
-                            shown = _added(shown, news.rows)
+                            shown = page_rows.added(shown, news.rows)
                             yield "rows", render("rows", rows=news.rows[::-1])
                         if news.skipped:
                             yield "skipped", str(news.skipped)
@@ -163,8 +161,8 @@ class Pages:
     async def _live_page(self, query: Mapping[str, str], shared: dict[str, Any]) -> Page:
         filters = filters_of(query)
         async with self._viewer.reading() as reading:
-            rows = await _latest(reading, filters)
-            choices = await _choices(reading)
+            rows = await page_rows.latest(reading, filters)
+            choices = await page_rows.choices(reading)
             has_rows = bool(rows) or bool(await reading.rows("any"))
         context = {
             "rows": rows,
@@ -179,11 +177,11 @@ class Pages:
         filters = filters_of(query)
         since = _since(filters, "7d")
         async with self._viewer.reading() as reading:
-            rows = await _listed(reading, filters, since)
-            rows, following = _page_of(rows, LISTED, filters)
+            rows = await page_rows.listed(reading, filters, since)
+            rows, following = page_rows.page_of(rows, page_rows.LISTED, filters)
             if filters.words:
-                await _add_found(reading, rows)
-            choices = await _choices(reading)
+                await page_rows.add_found(reading, rows)
+            choices = await page_rows.choices(reading)
             has_rows = bool(rows) or bool(await reading.rows("any"))
         for row in rows:
             row["endings"] = row["endings"] or []
@@ -205,13 +203,18 @@ class Pages:
         if session is None:
             raise BadAddress("session: is missing; choose a conversation from the list")
         async with self._viewer.reading() as reading:
-            filters = await _placed(reading, filters)
+            filters = await page_rows.placed(reading, filters)
             calls = await reading.rows(
-                "trajectory", session, project, *_after(filters), CALLS_SHOWN + 1, CHARS_MAX
+                "trajectory",
+                session,
+                project,
+                *page_rows.after(filters),
+                page_rows.CALLS_SHOWN + 1,
+                CHARS_MAX,
             )
             if not calls:
                 return await self._other_project(reading, session, shared)
-            calls, following = _page_of(calls, CALLS_SHOWN, filters)
+            calls, following = page_rows.page_of(calls, page_rows.CALLS_SHOWN, filters)
             turns = list({row["turn_id"] for row in calls if row["turn_id"]})
             ids = [row["id"] for row in calls]
             summaries = await reading.rows("trajectory_turns", session, project, turns)
@@ -260,6 +263,7 @@ class Pages:
         which = (filters.project, filters.model, since)
         seconds = round(interval.total_seconds())
         async with self._viewer.reading() as reading:
+            await reading.prepare_for_much()
             calls = await reading.rows("overview_calls", *which, seconds, filters.by or "model")
             numbers = overview_context(
                 calls=calls[0],
@@ -270,7 +274,7 @@ class Pages:
                 until=now,
                 interval=interval,
             )
-            choices = await _choices(reading)
+            choices = await page_rows.choices(reading)
             has_rows = bool(await reading.rows("any"))
         context = {
             "filters": filters,
@@ -357,67 +361,3 @@ def _spans(filters: Filters) -> tuple[tuple[str, str], ...]:
     given = filters.since
     is_other = given is not None and given not in dict(SPANS)
     return (*SPANS, (given, f"since {given}")) if given and is_other else SPANS
-
-
-def _after(filters: Filters) -> tuple[datetime | None, UUID | None]:
-    return (filters.after.at, filters.after.id) if filters.after else (None, None)
-
-
-def _page_of(rows: list[Row], limit: int, filters: Filters) -> tuple[list[Row], str | None]:
-    """The rows to show, and the address of the next page where there are more."""
-    if len(rows) <= limit:
-        return rows, None
-    last = rows[limit - 1]
-    return rows[:limit], filters.query(at=None, after=Cursor(last["created_at"], last["id"]))
-
-
-async def _listed(reading: Reading, filters: Filters, since: datetime) -> list[Row]:
-    """One conversation more than a page shows, where there are so many."""
-    which = (filters.project, filters.session, filters.model, filters.outcome, filters.errors)
-    asked = (*which, filters.words, since, *_after(filters), LISTED + 1)
-    for latest in (*(LATEST_TURNS if filters.words else LATEST_ROWS), None):
-        rows = await reading.rows("conversations", *asked, latest)
-        if len(rows) > LISTED:
-            break
-    return rows
-
-
-async def _latest(reading: Reading, filters: Filters) -> list[Row]:
-    types = {"calls": "llm_call", "turns": "turn_summary", None: None}
-    return await reading.rows(
-        "live",
-        *(filters.project, filters.session, filters.model, filters.outcome, filters.errors),
-        *(types[filters.kind], datetime.now(UTC) - LIVE_SINCE, LISTED, None),
-    )
-
-
-def _added(rows: list[Row], news: list[Row]) -> list[Row]:
-    """The list as a page shows it after these rows have come, the newest first."""
-    ids = {row["id"] for row in news}
-    return [*news[::-1], *(row for row in rows if row["id"] not in ids)][:LISTED]
-
-
-async def _placed(reading: Reading, filters: Filters) -> Filters:
-    """The page of a conversation that holds the call which is asked for."""
-    if filters.at is None or filters.after is not None:
-        return filters
-    found = await reading.rows(
-        "place_of_call", filters.session, filters.project, filters.at, CALLS_SHOWN
-    )
-    return replace(filters, after=Cursor(found[0]["created_at"], found[0]["id"]) if found else None)
-
-
-async def _add_found(reading: Reading, rows: list[Row]) -> None:
-    """The message that a search found, rather than the first one of the conversation."""
-    found = await reading.rows("matched_messages", [row["id"] for row in rows])
-    messages = {row["id"]: row["user_message"] for row in found}
-    for row in rows:
-        row["found"] = messages.get(row["id"])
-
-
-async def _choices(reading: Reading) -> dict[str, list[str]]:
-    rows = await reading.rows("choices", CHOICES_MAX, CHOICES_CALLS)
-    return {
-        f"{kind}s": [row["name"] for row in rows if row["kind"] == kind]
-        for kind in ("project", "model")
-    }

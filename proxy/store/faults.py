@@ -7,7 +7,7 @@ used: DETAIL and CONTEXT quote what was being stored.
 
 from __future__ import annotations
 
-from proxy.errors import ProxyError, RowRejected, StoreMisconfigured, StoreUnavailable
+from proxy.errors import ProxyError, RowRejected, StoreMisconfigured, StoreTooSlow, StoreUnavailable
 
 # 22 data exception, 23 constraint violation, 54 limit of the program (size, depth)
 _ROW = ("22", "23", "54")
@@ -23,6 +23,7 @@ _REMEDIES = {
     "42": "the schema is not what this version expects: run `agent-telemetry migrate`",
     "3F": "the schema does not exist: correct search_path or store.dsn",
 }
+_CANCELLED = "57014"
 _OTHER = "see the server's log"
 
 
@@ -31,6 +32,8 @@ def fault(sqlstate: str | None) -> ProxyError:
     code = sqlstate or "XX000"
     if code.startswith(_ROW):
         return RowRejected(code)
+    if code == _CANCELLED:
+        return StoreTooSlow(f"PostgreSQL ended it at its time limit (SQLSTATE {code})")
     if code.startswith(_WAIT):
         return StoreUnavailable(f"PostgreSQL refuses for now (SQLSTATE {code})")
     remedy = next((text for key, text in _REMEDIES.items() if code.startswith(key)), _OTHER)

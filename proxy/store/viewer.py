@@ -18,7 +18,7 @@ from proxy.errors import RowRejected
 from proxy.store.postgres import Connection, Listener, Row, Store, connect, translated
 
 CONNECTIONS_MAX = 4
-STATEMENT_TIMEOUT_S = 15.0
+STATEMENT_TIMEOUT_S = 60.0
 
 
 class Viewer:
@@ -76,6 +76,10 @@ class Reading:
         Raises RowRejected where a value is none that PostgreSQL takes.
         """
         return await self.fetch(query(name), *values)
+
+    async def prepare_for_much(self) -> None:
+        """Let the statements that follow sort in memory what is read of a long span."""
+        await self.fetch("SELECT set_config('work_mem', '64MB', TRUE)")
 
     async def fetch(self, text: str, *values: Any) -> list[Row]:
         """The rows of a query by its text, as above."""

@@ -7,7 +7,13 @@ import traceback
 import asyncpg
 import pytest
 
-from proxy.errors import ProxyError, RowRejected, StoreMisconfigured, StoreUnavailable
+from proxy.errors import (
+    ProxyError,
+    RowRejected,
+    StoreMisconfigured,
+    StoreTooSlow,
+    StoreUnavailable,
+)
 from proxy.store import postgres
 from proxy.store.embedded import EmbeddedServer
 from proxy.store.faults import fault
@@ -51,7 +57,7 @@ async def ids_in(store):
         ("53100", StoreUnavailable),
         ("53300", StoreUnavailable),
         ("55P03", StoreUnavailable),
-        ("57014", StoreUnavailable),
+        ("57014", StoreTooSlow),
         ("57P01", StoreUnavailable),
         ("57P03", StoreUnavailable),
         ("58030", StoreUnavailable),

@@ -56,6 +56,15 @@ async def test_a_database_without_the_table_is_told_apart(tmp_path, empty_dsn):
     assert "run `agent-telemetry migrate`" in html.unescape(text)
 
 
+async def test_a_page_that_takes_too_long_asks_for_less_and_not_again(tmp_path, dsn, monkeypatch):
+    monkeypatch.setattr("proxy.store.viewer.query", lambda name: "SELECT pg_sleep(30), $1::uuid")
+    monkeypatch.setattr("proxy.store.viewer.STATEMENT_TIMEOUT_S", 1)
+    async with listening(tmp_path, dsn) as address:
+        text = await get(address, "/call/00000000-0000-0000-0000-000000000000", 503)
+    assert "took too long" in text
+    assert "refresh" not in text
+
+
 async def test_a_page_comes_back_with_the_database(tmp_path, dsn):
     async with listening(tmp_path, dsn) as address:
         await get(address, "/conversations")
@@ -146,24 +155,24 @@ async def test_a_trajectory_shows_each_part_once(tmp_path, dsn):
 
 async def test_a_conversation_of_many_rounds_comes_in_pages(tmp_path, dsn):
     talk = Talk("long", at=NOW - timedelta(hours=3)).user("go on for long")
-    for number in range(120):
+    for number in range(70):
         talk.call(f"step {number}", [("read", {"n": number})]).results(f"result {number}")
     await fill(dsn, talk.records)
     async with listening(tmp_path, dsn) as address:
         first = await get(address, "/conversation?session=long")
         (following,) = links(first, "/conversation?session=long&after=".replace("&", "&amp;"))
         second = await get(address, following)
-    assert "step 99" in first
-    assert "Round 101</a>" not in first
-    assert "Round 101</a>" in second
-    assert "Round 120</a>" in second
+    assert "step 49" in first
+    assert "Round 51</a>" not in first
+    assert "Round 51</a>" in second
+    assert "Round 70</a>" in second
     assert "Later rounds" not in second
 
 
 @pytest.mark.parametrize("steps", [(1, 60), (10_000,)])
 async def test_the_list_comes_in_pages_without_gap_or_double(tmp_path, dsn, monkeypatch, steps):
     """Also where conversations lie within each other, and few rows are looked at first."""
-    monkeypatch.setattr("proxy.pages.LATEST_ROWS", steps)
+    monkeypatch.setattr("proxy.page_rows.LATEST_ROWS", steps)
     rows = [
         record(session_id=f"s-{n}", created_at=NOW - timedelta(seconds=n // 3 + 40 * again))
         for n in range(130)
