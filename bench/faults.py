@@ -44,6 +44,11 @@ class Agent:
     async def open(self) -> None:
         self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
 
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
     async def first_byte_s(self) -> float:
         began = time.perf_counter()
         self._writer.write(self._request)
@@ -113,6 +118,8 @@ async def measure(rounds: int) -> dict[str, list[float]]:
             for _ in range(WARM_UP):
                 await one_round(agents)
             measured = [await one_round(agents) for _ in range(rounds)]
+            for agent in agents.values():
+                await agent.close()
     return {
         name: [1000 * (took[name] - took["direct"]) for took in measured]
         for name in agents

@@ -16,6 +16,7 @@ import aiohttp
 from aiohttp import web
 
 PIECES = 8
+AT_ONCE_MAX = 200  # agents wait for each other where a machine is slow to start a process again
 
 
 def text_of(name: str) -> str:
@@ -156,6 +157,8 @@ class Load:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             sent += 1
+            while len(self._tasks) >= AT_ONCE_MAX and not stop.is_set():
+                await asyncio.sleep(0.01)
             await asyncio.sleep(max(0.0, start + sent / self.per_second - loop.time()))
 
     async def _call(self, session: aiohttp.ClientSession, entry: Entry) -> None:
