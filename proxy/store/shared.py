@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from proxy.store.postgres import Connection
 
 KNOWN_MAX = 200_000  # histories remembered; about 150 bytes each
+SHORT = 2  # messages of a history that is inserted at once; longer ones are looked up first
 NEAR = timedelta(days=1)  # calls of other days lie outside of the partitions: they may be dropped
 
 _LOCK_CHAINS = "SELECT hash FROM agent_chains WHERE day = $1 AND hash = ANY($2) FOR KEY SHARE"
@@ -120,15 +121,15 @@ class SharedWriter:
     async def store(self, connection: Connection, day: date, given: Sequence[Shared]) -> None:
         """Have all of it there, and nobody delete it before the transaction ends."""
         chains = await self._missing_chains(connection, day, given)
-        content: dict[Hash, str] = {}
+        heads: dict[Hash, str] = {}
+        fresh: dict[Hash, str] = {}
         for shared in given:
-            heads = (hash for hash in (shared.system, shared.schemas) if hash is not None)
-            content.update((hash, shared.content[hash]) for hash in heads)
-        for shared in given:
+            named = (hash for hash in (shared.system, shared.schemas) if hash is not None)
+            heads.update((hash, shared.content[hash]) for hash in named)
             for hash, message in zip(shared.chain, shared.messages, strict=True):
                 if hash in chains:
-                    content[message] = shared.content[message]
-        await _ensure_messages(connection, day, content)
+                    fresh[message] = shared.content[message]
+        await _ensure_messages(connection, day, heads, fresh)
         await _ensure_chains(connection, day, chains)
         self._new += [(day, shared.chain[-1]) for shared in given if shared.chain]
 
@@ -138,7 +139,11 @@ class SharedWriter:
         """What is to be inserted: history → the one before, and the message. The rest is locked."""
         guesses = {guess for shared in given if (guess := self._guess(day, shared)) is not None}
         locked = await _locked(connection, _LOCK_CHAINS, day, guesses)
-        unsure = [shared for shared in given if self._guess(day, shared) not in locked]
+        unsure = [
+            shared
+            for shared in given
+            if len(shared.chain) > SHORT and self._guess(day, shared) not in locked
+        ]
         if unsure:
             looked_up = {hash for shared in unsure for hash in shared.chain} - locked
             locked |= await _locked(connection, _LOCK_CHAINS, day, looked_up)
@@ -228,9 +233,11 @@ async def _ensure_chains(
         missing = await _left(connection, _LOCK_CHAINS, day, missing, done)
 
 
-async def _ensure_messages(connection: Connection, day: date, content: dict[Hash, str]) -> None:
-    """Lock the content that is there, insert the other."""
-    missing = await _left(connection, _LOCK_MESSAGES, day, content, [])
+async def _ensure_messages(
+    connection: Connection, day: date, heads: dict[Hash, str], fresh: dict[Hash, str]
+) -> None:
+    """Have this content there: `heads` probably are already, `fresh` probably is not."""
+    missing = await _left(connection, _LOCK_MESSAGES, day, heads, []) | fresh
     while missing:
         hashes = [_uuid(hash) for hash in missing]
         done = await connection.fetch(_MESSAGES, day, hashes, list(missing.values()))
