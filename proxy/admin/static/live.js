@@ -105,4 +105,5 @@
   events.addEventListener("away", () => say("off", "the database does not answer; waiting for it"));
   events.addEventListener("error", () => say("off", "connection lost; trying again"));
   window.addEventListener("pagehide", () => events.close());
+  window.addEventListener("pageshow", (event) => event.persisted && window.location.reload());
 })();
