@@ -240,8 +240,7 @@ def main() -> None:
         print(f"{HEAD}\n{line(found)}")
         print(found)
         if options.write:
-            name = "fresh calls" if options.fresh else f"backlog of {options.calls}"
-            report.replace_section(name, f"{report.conditions({})}\n\n{HEAD}\n{line(found)}")
+            report.replace_section("backlog", f"{report.conditions({})}\n\n{HEAD}\n{line(found)}")
 
 
 if __name__ == "__main__":

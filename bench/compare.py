@@ -200,10 +200,11 @@ def all_started(names: list[str], directory: Path) -> Iterator[dict[str, Target]
         yield found
 
 
-def run(scenarios: list[Scenario], rounds: int, seconds: float) -> dict[str, object]:
-    """All rounds of all scenarios, as `report` reads them."""
+def run(
+    scenarios: list[Scenario], rounds: int, seconds: float
+) -> Iterator[tuple[str, dict[str, object]]]:
+    """All rounds of one scenario after the other, as `report` reads them."""
     names = list(dict.fromkeys(name for scenario in scenarios for name in scenario.targets))
-    results: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as where, all_started(names, Path(where)) as targets:
         versions = {name: target.version for name, target in targets.items() if target.version}
         idle = {name: pss_bytes(t.pids()["serving"]) for name, t in targets.items()}
@@ -218,14 +219,16 @@ def run(scenarios: list[Scenario], rounds: int, seconds: float) -> dict[str, obj
                     print(report.line(scenario.name, one), flush=True)
                     if one.units:  # a peer that fails at this is left out of its tables
                         found.append(one)
-            results[scenario.name] = {
-                "title": scenario.title,
-                "at": time.strftime("%Y-%m-%d"),
-                "versions": {name: v for name, v in versions.items() if name in scenario.targets},
-                "idle_bytes": idle,
-                "measured": [asdict(each) for each in found],
-            }
-    return results
+            yield (
+                scenario.name,
+                {
+                    "title": scenario.title,
+                    "at": time.strftime("%Y-%m-%d"),
+                    "versions": {n: v for n, v in versions.items() if n in scenario.targets},
+                    "idle_bytes": idle,
+                    "measured": [asdict(each) for each in found],
+                },
+            )
 
 
 def main() -> None:
@@ -236,10 +239,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     wanted = [s for s in SCENARIOS if not options.scenario or s.name in options.scenario]
-    results = run(wanted, options.rounds, options.seconds)
+    results = {}
+    for name, result in run(wanted, options.rounds, options.seconds):
+        results[name] = result
+        if options.write:  # at once, so that a run that is stopped leaves what it has
+            report.write({name: result})
     print(report.tables(results))
-    if options.write:
-        report.write(results)
 
 
 if __name__ == "__main__":
