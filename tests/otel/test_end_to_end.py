@@ -108,7 +108,7 @@ def _assert_attributes(turn, chats, tool):
         assert given <= KNOWN, given - KNOWN
         assert span.attributes[names.GEN_AI_CONVERSATION_ID] == "thread-42"
         assert not span.is_error
-        assert span.started_ns < span.ended_ns
+        assert span.started_ns <= span.ended_ns  # an answer within a millisecond takes none
         assert "sunny" not in str(span.attributes)
         assert "Oslo" not in str(span.attributes)
     assert turn.attributes[names.GEN_AI_OPERATION_NAME] == "invoke_agent"
