@@ -71,6 +71,7 @@ class SlotFollower:
         self._refusals = 0  # of the disk, at the place that is to be read next
         self.ready: deque[Tracked] = deque()  # ended or crashed, to be delivered
         self.news: dict[bytes, Tracked] = {}  # sockets of which there is something to deliver
+        self._carried: set[int] = set()  # sequences of calls that were found in files of their own
         try:
             for key in carried_keys(path):
                 self._load_carried(key)
@@ -266,11 +267,12 @@ class SlotFollower:
 
     def _note_sequence(self, sequence: int) -> None:
         """All calls up to `sequence` came before this place: those not found are damaged."""
-        missing = sequence - self._settled.sequence
-        if missing > 0:
+        missing = range(self._settled.sequence + 1, sequence + 1)
+        if missing:
             self._settled.sequence = sequence
             if not self._is_blind:
-                self._settled.lost[Loss.DAMAGED] += missing
+                there = sum(number in missing for number in self._carried)
+                self._settled.lost[Loss.DAMAGED] += len(missing) - there
                 self._is_changed = True
         self._is_blind = False
 
@@ -336,6 +338,7 @@ class SlotFollower:
                 return  # the file stays for a reader that gets it back
         if call.carried_bytes and key not in self._journal.acknowledged:
             self._waiting[key] = self._open[key] = call
+            self._carried.add(call.sequence)
             if call.is_socket:
                 self.news[key] = call
         else:

@@ -218,6 +218,39 @@ def test_damage_in_a_carried_call_marks_it(tmp_path: Path) -> None:
     writer.close()
 
 
+def test_a_carried_call_whose_segment_rots_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the disk had room for its file, and none for the journal to say how far it got."""
+    real = os.pwrite
+
+    def full_for_the_journal(fd: int, data: bytes, offset: int) -> int:
+        if os.readlink(f"/dev/fd/{fd}").endswith("/acks"):
+            raise OSError(28, "No space left on device")
+        return real(fd, data, offset)
+
+    writer, reader = a_writer(tmp_path, segment_bytes=1), SpoolReader(tmp_path)
+    calls = [a_start() for _ in range(4)]  # the last one has the first one carried
+    assert all(map(writer.start, calls))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full_for_the_journal)
+        assert read_all(reader) == []
+        reader.close()
+    first = calls[0].id.bytes
+    assert carried_path(tmp_path / "0", first).exists()
+    for path in segment_files(tmp_path):
+        data = bytearray(path.read_bytes())
+        if first in data:
+            data[0] ^= 1
+            path.write_bytes(data)
+    for start in calls:
+        writer.end(start.id, an_end())
+    writer.close()
+    assert sorted(ids(recorded(tmp_path))) == sorted(start.id for start in calls)
+    assert totals(tmp_path).lost["damaged"] == 0
+    assert (totals(tmp_path).captured, totals(tmp_path).waiting) == (len(calls), 0)
+
+
 @pytest.mark.parametrize("hurt", ["beginning", "gone", "unlinked"])
 def test_a_carried_call_that_cannot_be_read_back_is_lost_or_marked(
     tmp_path: Path, hurt: str
