@@ -2,9 +2,10 @@
 
 Appends run in the caller's thread, where they cost microseconds, until one takes over 50 ms or the
 disk has been at one sync for that long. From then on they run in a thread of their own, in order.
-The caller waits for its append a few milliseconds, so that what an agent sees is still on the disk
-first; once the disk is stuck it waits for nothing. When the thread has caught up with a disk that
-is quick again, appends return to the caller.
+The caller waits for its append there, so that what an agent sees is still on the disk first, until
+the thread has been asleep in it for 50 ms: time alone would take a busy machine for a disk that
+stands still. Then the disk is stuck, and nobody waits for it. Once it moves again, each append
+gives the thread a few milliseconds to catch up; when it has, appends return to the caller.
 
 What waits in memory is bounded in bytes: beyond, new calls are lost (`stalled`) and bodies are cut.
 The ends of calls always wait. A process that is killed while the disk stands still loses what waits
@@ -13,6 +14,7 @@ here; and the one append that meets a sudden stall first cannot be taken back fr
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from typing import ParamSpec, TypeVar
 from uuid import UUID
 
 from proxy.exchange import AnswerHead, End, Start
+from proxy.spool.asleep import Watch
 from proxy.spool.totals import Loss
 from proxy.spool.writer import SpoolWriter
 
@@ -30,7 +33,8 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 STALL_S = 0.05
-GRACE_S = 0.005  # what an append in the thread may hold up its call
+GRACE_S = 0.005  # between looks at the thread, and what a call gives one that catches up
+WAIT_MAX_S = 2.0  # for an append whose thread is not asleep: nothing holds a call up for ever
 CALM_S = 0.25  # without anything to write after a stall, before appends return to the caller
 WAITING_BYTES_MAX = 64 * 1024 * 1024
 CLOSE_S = 5.0
@@ -38,7 +42,7 @@ _RECORD_BYTES = 256  # what a waiting record takes beside its data
 
 
 class StallGuard:
-    """A `SpoolWriter` that never holds its caller up for longer than one append. Same methods."""
+    """A `SpoolWriter` that does not hold its caller up while the disk is stuck. Same methods."""
 
     def __init__(
         self,
@@ -57,7 +61,8 @@ class StallGuard:
         self._queued = self._written = 0
         self._stalled = 0  # calls lost and not yet counted in the page
         self._worker: Thread | None = None
-        self._is_stuck = False  # the append in the thread takes longer than a call may wait
+        self._is_stuck = False  # the disk held the append in the thread up for longer than a call
+        self._moved_at = -math.inf  # when the thread last had one done
         self._missed: dict[UUID, list[int]] = {}  # bytes taken here that the writer then refused
 
     @property
@@ -168,10 +173,21 @@ class StallGuard:
             ticket = self._queued
             self._begin()
             self._changed.notify_all()
-            if not self._is_stuck:
-                is_done = self._changed.wait_for(lambda: self._written >= ticket, GRACE_S)
-                self._is_stuck = not is_done
+            self._wait(lambda: self._written >= ticket)
             return True
+
+    def _wait(self, is_done: Callable[[], bool]) -> None:
+        """Wait for an append in the thread, unless the disk is stuck; it is once this proves it."""
+        if self._is_stuck:
+            if self._clock() - self._moved_at <= STALL_S:
+                self._changed.wait_for(is_done, GRACE_S)
+            return
+        watch = Watch(self._worker.native_id if self._worker else None)
+        deadline = time.monotonic() + WAIT_MAX_S
+        while not self._changed.wait_for(is_done, GRACE_S):
+            if watch.asleep_s() > STALL_S or time.monotonic() > deadline:
+                self._is_stuck = True
+                return
 
     def _begin(self) -> None:
         if self._worker is None:
@@ -188,8 +204,10 @@ class StallGuard:
             append()
             if self._stalled:
                 self._count_stalled()
-            is_calm = self._clock() - began <= STALL_S
+            now = self._clock()
+            is_calm = now - began <= STALL_S
             with self._changed:
+                self._moved_at = now
                 self._waiting_bytes -= size
                 self._written += 1
                 self._is_stuck &= bool(self._waiting)

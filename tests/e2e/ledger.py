@@ -3,25 +3,27 @@
 import json
 
 from tests.e2e.provider import Entry, Provider, text_of
-from tests.e2e.stack import Stack, until
+from tests.e2e.stack import Stack, until_settled
 
-CALLS = "SELECT * FROM agent_telemetry WHERE record_type = 'llm_call'"
+CALLS = "FROM agent_telemetry WHERE record_type = 'llm_call'"
 
 
 async def rows_of(stack: Stack, provider: Provider, ledger: list[Entry]) -> dict[str, list]:
     """The rows of these calls by session, once every one that must have a row has it."""
     names = {entry.name for entry in ledger}
     due = (provider.called & names) | {entry.name for entry in ledger if entry.terminal}
-    found: dict[str, list] = {}
+    known: set[str] = set()
 
     async def complete() -> bool:
-        found.clear()
-        for row in await stack.fetch(f"{CALLS} AND session_id = ANY($1)", list(names)):
-            found.setdefault(row["session_id"], []).append(row)
-        return due <= found.keys()
+        query = f"SELECT session_id {CALLS} AND session_id = ANY($1)"
+        known.update(row["session_id"] for row in await stack.fetch(query, list(names - known)))
+        return due <= known
 
     await stack.until_ready()
-    await until(complete, "every call has a row")
+    await until_settled(complete, lambda: len(known), "every call has a row")
+    found: dict[str, list] = {}
+    for row in await stack.fetch(f"SELECT * {CALLS} AND session_id = ANY($1)", list(names)):
+        found.setdefault(row["session_id"], []).append(row)
     return found
 
 

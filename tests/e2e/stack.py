@@ -40,6 +40,19 @@ async def until(done: Callable[[], Awaitable[bool]], what: str, seconds: float =
         await asyncio.sleep(0.05)
 
 
+async def until_settled(
+    done: Callable[[], Awaitable[bool]], progress: Callable[[], object], what: str
+) -> None:
+    """Wait for a condition while anything moves: a busy machine is slow, and not wrong."""
+    seen, since = progress(), time.monotonic()
+    while not await done():
+        now = time.monotonic()
+        if progress() != seen:
+            seen, since = progress(), now
+        assert now < since + WAIT_S, f"nothing moves for {WAIT_S} s at {seen}: {what}"
+        await asyncio.sleep(0.05)
+
+
 class Stack:
     """One running `serve`."""
 

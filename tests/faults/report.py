@@ -210,8 +210,8 @@ What the gateway adds to a direct call, four gateways asked in turn in each roun
 {_soak(figures.get("soak", {}))}
 The kill points are listed in `tests/faults/site/killpoints.py`. They wrap the program's functions
 from outside; the program itself has none. What a gateway killed while its disk stands still loses
-(the records that wait in its memory for the disk) is not tried by kills: a busy machine is not
-taken for such a disk in these suites.
+(the records that wait in its memory for the disk) is not tried by kills; that a busy machine is not
+taken for such a disk is (`tests/spool/test_kill.py`).
 """
 
 

@@ -56,6 +56,10 @@ while True:
         out.write(f"l {start.id}\\n"); out.flush()
 """
 
+WRITE_GUARDED = WRITE.replace(
+    "writer = a_writer(", "from proxy.spool.stall import StallGuard\nwriter = StallGuard(a_writer("
+).replace("int(sys.argv[2]))", "int(sys.argv[2]), sync_s=0.02))")
+
 # Acknowledges what it reads, batch by batch; says what it has acknowledged.
 READ = """
 import sys
@@ -134,6 +138,26 @@ def test_a_killed_writer_loses_nothing_it_had_appended(tmp_path: Path) -> None:
     counted = totals(tmp_path)
     assert counted.captured == counted.stored == len(delivered)
     assert (counted.damaged, sum(counted.lost.values())) == (0, 0)
+
+
+def test_a_busy_machine_loses_nothing_to_a_kill(tmp_path: Path) -> None:
+    """What a disk that stands still would leave in memory is on the disk that does not."""
+    writers = [run(WRITE_GUARDED, tmp_path, 2**26) for _ in range(3)]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline()
+    hogs = [run("while True: pass") for _ in range(8 * (os.cpu_count() or 1))]
+    try:
+        said = [line for writer in writers for line in killed_after(writer, 600)]
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+            assert hog.stdout is not None
+            hog.stdout.close()
+    delivered = {d.exchange.start.id: d.exchange for d in recorded(tmp_path)}
+    assert {id for what, id in said if what == "s"} <= set(delivered)
+    assert all(delivered[id].end is not None for what, id in said if what == "e")
 
 
 def test_reader_and_writer_killed_at_random_agree_in_the_end(tmp_path: Path) -> None:

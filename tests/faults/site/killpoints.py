@@ -25,10 +25,7 @@ KINDS = {"START": 2, "REQUEST": 3, "HEAD": 4, "RESPONSE": 5, "END": 6}
 
 # Small limits, so that what is rare in production is passed every second. Keyword defaults have a
 # parenthesis.
-# A busy machine is no disk that stands still: what a kill costs then is not tried with these.
 SETTINGS = {
-    "proxy.spool.stall": {"STALL_S": 5.0},
-    "proxy.spool.sync": {"BUSY_S": 5.0},
     "proxy.spool.journal": {"ROTATE_BYTES_MIN": 2000},
     "proxy.spool.writer": {"SpoolWriter.__init__(segment_s)": 0.5},
 }
