@@ -80,9 +80,7 @@ class Journal:
         """Write what is owed and the counters."""
         self.settled.revision += 1
         with contextlib.suppress(OSError):
-            if self._end >= self._rotate_at:
-                self._rotate()
-            else:
+            if not self._is_rotated():
                 self._append(_record(self.settled, self._owed))
             self._owed.clear()
             self._write_page(self.settled)
@@ -143,6 +141,16 @@ class Journal:
         if written < len(record):
             raise OSError("the journal was written short")
         self._end += written
+
+    def _is_rotated(self) -> bool:
+        """Whether the journal was due to be written anew, and has been. Else it may grow."""
+        if self._end < self._rotate_at:
+            return False
+        try:
+            self._rotate()
+        except OSError:
+            return False
+        return True
 
     def _rotate(self) -> None:
         beside = self._path.with_suffix(".new")

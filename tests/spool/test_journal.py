@@ -66,6 +66,17 @@ def test_damage_inside_costs_one_batch_and_is_written_anew(tmp_path: Path) -> No
         assert all(isinstance(item, Found) for item in scan((tmp_path / slot.ACKS).read_bytes()))
 
 
+def test_a_damaged_journal_that_cannot_be_written_anew_grows(tmp_path: Path) -> None:
+    hurt = bytearray(written(tmp_path, 3))
+    hurt[60] ^= 1
+    (tmp_path / slot.ACKS).write_bytes(hurt)
+    (tmp_path / slot.ACKS).with_suffix(".new").mkdir()  # of whoever
+    journal = Journal(tmp_path)
+    journal.append(State.STORED, KEYS[9:10])
+    journal.close()
+    assert acknowledged(tmp_path) == {KEYS[1], KEYS[2], KEYS[9]}
+
+
 def test_the_page_wins_where_it_is_newer_and_loses_where_it_is_older(tmp_path: Path) -> None:
     written(tmp_path, 1)
     page, acks = (tmp_path / slot.SETTLED).read_bytes(), (tmp_path / slot.ACKS).read_bytes()
@@ -94,7 +105,7 @@ def test_it_is_written_anew_when_it_has_grown(
 
 
 @pytest.mark.parametrize("fails", ["write", "rename", "short"])
-def test_a_failed_renewal_leaves_the_old_journal_and_is_tried_again(
+def test_a_failed_renewal_goes_on_with_the_old_journal_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     monkeypatch.setattr("proxy.spool.journal.ROTATE_BYTES_MIN", 1)
@@ -112,10 +123,11 @@ def test_a_failed_renewal_leaves_the_old_journal_and_is_tried_again(
             patch.setattr(os, fails, broken)
         journal.append(State.STORED, KEYS[1:2])
     assert len(os.listdir("/dev/fd")) == descriptors
-    assert journal.is_behind
-    assert acknowledged(tmp_path) == {KEYS[0]}
-    journal.flush()
     assert not journal.is_behind
+    assert acknowledged(tmp_path) == set(KEYS[:2])
+    old = (tmp_path / slot.ACKS).stat().st_ino
+    journal.flush()
+    assert (tmp_path / slot.ACKS).stat().st_ino != old
     assert acknowledged(tmp_path) == set(KEYS[:2])
     journal.close()
 
