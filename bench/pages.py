@@ -19,11 +19,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
 import asyncpg
 
+from proxy.rollup import Rollup
 from proxy.store.embedded import EmbeddedServer
 from proxy.store.migrate import migrate
 from tests.conftest import FAST
@@ -137,8 +139,13 @@ PAGES = {
     "conversation of 120 rounds, 800 kB": "/conversation?session=long&project=long",
     "overview, 24 hours": "/overview",
     "overview, 24 hours, one project": "/overview?project=project-7&by=project",
+    "overview, 1 hour": "/overview?since=1h",
+    "overview, 6 hours": "/overview?since=6h",
     "overview, 7 days": "/overview?since=7d",
     "overview, 4 weeks": "/overview?since=4w",
+    "overview, 4 weeks, a rare model": "/overview?since=4w&model=rare",
+    "overview, 4 weeks, nothing matches": "/overview?since=4w&project=none",
+    "overview, a year": "/overview?since=52w&by=project",
     "health": "/health",
 }
 
@@ -221,7 +228,10 @@ def main() -> None:
             asyncio.run(migrate(dsn))
             begin = time.perf_counter()
             asyncio.run(fill(dsn, given.rows))
-            print(f"{given.rows:,} rows, filled in {time.perf_counter() - begin:.0f} s\n")
+            print(f"{given.rows:,} rows, filled in {time.perf_counter() - begin:.0f} s")
+            begin = time.perf_counter()
+            times = asyncio.run(Rollup(dsn).round(datetime.now(UTC)))
+            print(f"{times:,} times added up in {time.perf_counter() - begin:.0f} s\n")
             asyncio.run(measure(dsn, where, given.rounds))
         finally:
             server.stop()

@@ -33,6 +33,7 @@ from proxy.probe import gateway_answers
 from proxy.reading import dsn_of, is_ready
 from proxy.recorder import Recorder
 from proxy.retention import Retention
+from proxy.rollup import Rollup
 from proxy.source import LocalSource, Source
 from proxy.spool.stall import StallGuard
 from proxy.spool.totals import read_totals, summed
@@ -222,11 +223,12 @@ async def _recorder(config: Config, lifeline: int | None) -> None:
     tracing = _tracing(config)
     tell = tracing.hear if tracing else None
     linker = Linker(config, links, LinkerMetrics(), tell)
-    retention = Retention(dsn_of(config), config.store)
+    retention, rollup = Retention(dsn_of(config), config.store), Rollup(dsn_of(config))
     tasks = [
         work,
         asyncio.create_task(linker.run(), name="linker"),
         asyncio.create_task(retention.run(), name="retention"),
+        asyncio.create_task(rollup.run(), name="rollup"),
     ]
     if tracing is not None:
         tasks.append(asyncio.create_task(tracing.run(), name="tracing"))

@@ -15,7 +15,7 @@ from proxy.recompute import Changes, recompute_calls
 from proxy.relink import TurnChanges, count_calls, recompute_turns
 from proxy.resubmit import Resubmitted, resubmit
 from proxy.spool.verify import SlotCheck, verify
-from proxy.store import convert, raw
+from proxy.store import convert, raw, rollup
 from proxy.store import purge as purging
 from proxy.store.links import LinkStore
 from proxy.store.migrate import migrate, pending
@@ -103,11 +103,13 @@ async def recompute_conversations(config: Config, since: datetime) -> TurnChange
 
 
 async def recompute(config: Config, since: datetime) -> Changes:
-    """Derive the rows of calls since then again."""
+    """Derive the rows of calls since then again; the recorder then adds them up again."""
     async with opened(config) as store:
         total = await raw.count(store, kept=True, since=since)
         with progress("calls", total) as advance:
-            return await recompute_calls(config, store, since, advance)
+            changes = await recompute_calls(config, store, since, advance)
+        await store.execute(rollup.AGAIN, max(since, rollup.EPOCH))
+    return changes
 
 
 async def _digests(config: Config) -> Digests:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from proxy.store import rollup
 from proxy.store.postgres import Row
 from proxy.store.viewer import Reading
 from proxy.views.web.address import Cursor, Filters
@@ -16,6 +17,8 @@ CALLS_SHOWN = 50  # of a conversation on a page
 LATEST_ROWS, LATEST_TURNS = (2000, 20_000), (2000,)
 LIVE_SINCE = timedelta(days=7)  # what is shown of the past before anything comes
 CHOICES_MAX, CHOICES_CALLS = 200, 2000
+EARLY_SHOWN = 8
+TOOL_TURNS_MAX = 2000  # results of tools are large: only those of the latest turns are counted
 
 
 def after(filters: Filters) -> tuple[datetime | None, UUID | None]:
@@ -72,6 +75,30 @@ async def add_found(reading: Reading, rows: list[Row]) -> None:
     messages = {row["id"]: row["user_message"] for row in found}
     for row in rows:
         row["found"] = messages.get(row["id"])
+
+
+async def summed(
+    reading: Reading, filters: Filters, since: datetime, now: datetime, interval: timedelta
+) -> dict[str, list[Row]]:
+    """What the overview shows of a span, each list by its name there."""
+    await reading.prepare_for_much()
+    which, seconds = (filters.project, filters.model), round(interval.total_seconds())
+    stale = [row["at"] for row in await reading.fetch(rollup.STALE)]
+    whole = rollup.places(rollup.cover(since, now, stale))
+    fitting = [width_s for width_s in rollup.WIDTHS_S if seconds % width_s == 0]
+    columns = rollup.places(rollup.cover(since, now, stale, fitting))
+    by = filters.by or "model"
+    endings = await reading.rows("overview_endings", *which, *whole)
+    has_early = any(row["early"] for row in endings)  # where there is none, all would be looked at
+    return {
+        "models": await reading.rows("overview_models", *which, *whole),
+        "times": await reading.rows("overview_times", *which, *columns, seconds, by),
+        "endings": endings,
+        "early": await reading.rows("overview_early", *which, since, EARLY_SHOWN)
+        if has_early
+        else [],
+        "tools": await reading.rows("overview_tools", *which, since, TOOL_TURNS_MAX),
+    }
 
 
 async def choices(reading: Reading) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from proxy.errors import RowRejected, StoreMisconfigured, StoreTooSlow, StoreUna
 from proxy.live import Live
 from proxy.log import event
 from proxy.since import instant_of
-from proxy.store import examine
+from proxy.store import examine, rollup
 from proxy.store.beside import KEPT
 from proxy.store.postgres import Row
 from proxy.store.viewer import Reading, Viewer
@@ -33,8 +33,6 @@ from proxy.views.web.trajectory import trajectory
 
 MESSAGES_SHOWN = 40  # new ones of one call
 SYSTEM_CHARS = 40_000
-EARLY_SHOWN = 8
-TOOL_TURNS_MAX = 2000  # results of tools are large: only those of the latest turns are counted
 COUNTED_MAX = 100_000  # rows; of more the number is estimated
 CHECKED = timedelta(hours=24)
 LAG_MAX_MS = 120_000  # a call that waits longer has no recorder, or no database
@@ -260,16 +258,10 @@ class Pages:
         filters = filters_of(query)
         since, now = _since(filters, "24h"), datetime.now(UTC)
         interval = interval_of(now - since)
-        which = (filters.project, filters.model, since)
-        seconds = round(interval.total_seconds())
         async with self._viewer.reading() as reading:
-            await reading.prepare_for_much()
-            calls = await reading.rows("overview_calls", *which, seconds, filters.by or "model")
             numbers = overview_context(
-                calls=calls[0],
-                endings=await reading.rows("overview_endings", *which),
-                early=await reading.rows("overview_early", *which, EARLY_SHOWN),
-                tools=await reading.rows("overview_tools", *which, TOOL_TURNS_MAX),
+                **await page_rows.summed(reading, filters, since, now, interval),
+                milliseconds=rollup.milliseconds,
                 since=since,
                 until=now,
                 interval=interval,
@@ -284,7 +276,7 @@ class Pages:
             "has_rows": has_rows,
             "since": since,
             "until": now,
-            "tool_turns": TOOL_TURNS_MAX,
+            "tool_turns": page_rows.TOOL_TURNS_MAX,
             "count_of": count_of,
             "money_of": money,
         }

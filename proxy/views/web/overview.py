@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from proxy.views.web.charts import named, ranges, stacked
 
 Row = Mapping[str, Any]
 
-INTERVALS_S = (10, 60, 300, 1800, 3 * 3600, 12 * 3600, 86_400, 7 * 86_400)
+INTERVALS_S = (10, 60, 300, 600, 1800, 3 * 3600, 12 * 3600, 86_400, 7 * 86_400)
 COLUMNS_MAX = 60
+ENDINGS_SHOWN = 40
 
 
 def interval_of(span: timedelta) -> timedelta:
@@ -24,17 +25,21 @@ def interval_of(span: timedelta) -> timedelta:
 
 def overview_context(
     *,
-    calls: Row,
+    models: Sequence[Row],
+    times: Sequence[Row],
     endings: Sequence[Row],
     early: Sequence[Row],
     tools: Sequence[Row],
+    milliseconds: Callable[[int | None], int | None],
     since: datetime,
     until: datetime,
     interval: timedelta,
 ) -> dict[str, Any]:
-    """What the template shows. `calls` are the two lists of `queries/overview_calls.sql`."""
-    models = calls["models"]
-    times = [{**row, "at": datetime.fromtimestamp(row["at"], UTC)} for row in calls["times"]]
+    """What the template shows. Times come as bins, of which `milliseconds` is the middle."""
+    models = [
+        {**row, **{name: _each(row[name], milliseconds) for name in ("took", "first")}}
+        for row in models
+    ]
     whole = next(row for row in models if row["model"] is None)
     rows = [row for row in models if row["model"] is not None]
     turns = sum(row["turns"] for row in endings)
@@ -47,9 +52,12 @@ def overview_context(
         "whole": whole,
         "turns": turns,
         "done": done,
-        "early_total": early[0]["total"] if early else 0,
+        "early_total": sum(row["early"] for row in endings),
         "early": early,
-        "endings": [{**row, "width": 100 * row["turns"] / most} for row in endings],
+        "endings": [
+            {**row, "width": 100 * row["turns"] / most, "duration_ms": milliseconds(row["took"])}
+            for row in endings[:ENDINGS_SHOWN]
+        ],
         "tools": tools,
         "models": [
             {**row, "took_range": took, "first_range": first}
@@ -67,6 +75,12 @@ def overview_context(
             for name in dict.fromkeys(row["name"] for row in times)
         ],
     }
+
+
+def _each(
+    bins: Sequence[int] | None, milliseconds: Callable[[int | None], int | None]
+) -> list[int | None] | None:
+    return None if bins is None else [milliseconds(bin) for bin in bins]
 
 
 def _sums(rows: Sequence[Row]) -> dict[str, Any]:

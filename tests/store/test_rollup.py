@@ -1,0 +1,302 @@
+"""What is added up by time is what the rows say, at every moment and whoever changed a row."""
+
+import asyncio
+import itertools
+import random
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import asyncpg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config import Store as StoreSettings
+from proxy.retention import Retention
+from proxy.rollup import Rollup
+from proxy.store import rollup
+from proxy.store.migrate import migrate
+from proxy.store.postgres import Store
+from proxy.store.purge import Scope, purge
+from proxy.store.rollup import EPOCH, EVER, ROWS, WIDTHS_S, Part, cover, milliseconds, places
+from tests.store.rows import POISON, record
+from tests.store.test_migrate import OLD_ROW, SEED
+
+NOW = datetime(2026, 3, 4, 12, 34, 56, tzinfo=UTC)
+LATER = NOW + timedelta(days=1)
+BASE = timedelta(minutes=10)
+
+# The same question asked of the rows alone.
+TRUE = """
+SELECT record_type, COALESCE(project_id, '') AS project_id, model_used,
+    COALESCE(stop_reason, '') AS stop_reason, count(*) AS counted,
+    count(*) FILTER (WHERE record_type = 'llm_call' AND outcome IS DISTINCT FROM 'complete')
+        AS failed,
+    count(*) FILTER (WHERE record_type <> 'llm_call' AND stop_reason <> 'completed' AND rounds < 3)
+        AS early,
+    sum(prompt_tokens) AS prompt_tokens, sum(cached_tokens) AS cached_tokens,
+    sum(cost_usd) AS cost_usd, sum(rounds) AS rounds, count(rounds) AS rounds_known,
+    count(duration_ms) FILTER (WHERE outcome = 'complete' OR record_type <> 'llm_call') AS took,
+    count(ttft_ms) FILTER (WHERE outcome = 'complete') AS first
+FROM agent_telemetry WHERE created_at >= $1 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+"""
+SUMMED = """
+SELECT record_type, project_id, model_used, stop_reason, sum(counted) AS counted,
+    sum(failed) AS failed, sum(early) AS early, sum(prompt_tokens) AS prompt_tokens,
+    sum(cached_tokens) AS cached_tokens, sum(cost_usd) AS cost_usd, sum(rounds) AS rounds,
+    sum(rounds_known) AS rounds_known,
+    sum((SELECT COALESCE(sum(n), 0) FROM unnest(took_counts) n)) AS took,
+    sum((SELECT COALESCE(sum(n), 0) FROM unnest(first_counts) n)) AS first
+FROM agent_summed($1, $2, $3, 600) GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+"""
+
+
+@pytest.fixture
+async def connection(dsn):
+    opened = await asyncpg.connect(dsn)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def store(dsn):
+    opened = Store(dsn)
+    yield opened
+    await opened.close()
+
+
+async def stale(connection):
+    return [row["at"] for row in await connection.fetch(rollup.STALE)]
+
+
+async def assert_exact(connection, since=NOW - timedelta(days=40), now=NOW):
+    """By every choice of widths, and from every beginning, what the rows say."""
+    async with connection.transaction(isolation="repeatable_read"):
+        noted = await stale(connection)
+        for begin in (since, since + timedelta(hours=7, seconds=11), now - timedelta(minutes=25)):
+            expected = [dict(row) for row in await connection.fetch(TRUE, begin)]
+            for widths in (WIDTHS_S, (3600, 600), (600,), ()):
+                parts = places(cover(begin, now, noted, widths))
+                found = [dict(row) for row in await connection.fetch(SUMMED, *parts)]
+                assert found == expected, (begin, widths)
+
+
+def call(chance, **values):
+    at = NOW - timedelta(seconds=chance.choice((9e3, 9e4, 9e5, 3e6)) * chance.random())
+    usual = {
+        "created_at": at,
+        "project_id": chance.choice((None, "shop", "bank")),
+        "model_used": chance.choice(("model-1", "model-2")),
+        "outcome": chance.choice(("complete", "complete", "upstream_error", None)),
+        "duration_ms": chance.randrange(100_000),
+        "ttft_ms": chance.choice((None, 0, chance.randrange(5000))),
+        "prompt_tokens": chance.choice((None, chance.randrange(100_000))),
+        "cached_tokens": chance.choice((None, 10)),
+        "cost_usd": chance.choice((None, Decimal("0.0001") * chance.randrange(900))),
+    }
+    return record(**{**usual, **values})
+
+
+def turn(chance):
+    return call(
+        chance,
+        record_type="turn_summary",
+        outcome=None,
+        ttft_ms=None,
+        stop_reason=chance.choice(("completed", "abandoned", None)),
+        rounds=chance.choice((None, 1, 2, 3, 9)),
+        tool_call_count=chance.choice((None, 0, 5)),
+    )
+
+
+async def change(chance, connection, store, dsn):
+    """One of the ways in which rows come, change and go."""
+    rows = [turn(chance) if chance.random() < 0.3 else call(chance) for _ in range(20)]
+    kind = chance.randrange(7)
+    any_row = "(SELECT id FROM agent_telemetry ORDER BY md5(id::text || $1) LIMIT 5)"
+    seed = str(chance.random())
+    if kind < 2:
+        await store.write(rows)
+    elif kind == 2:  # a crash that is replaced by the true outcome
+        crashed = [replace(row, outcome="proxy_crashed") for row in rows]
+        await store.write(crashed)
+        await store.write(rows)
+    elif kind == 3:
+        await connection.execute(
+            f"UPDATE agent_telemetry SET prompt_tokens = 7, cost_usd = 1 WHERE id IN {any_row}",
+            seed,
+        )
+    elif kind == 4:  # a row that moves in time
+        await connection.execute(
+            "UPDATE agent_telemetry SET created_at = created_at - INTERVAL '5 hours'"
+            f" WHERE id IN {any_row}",
+            seed,
+        )
+    elif kind == 5:
+        await connection.execute(f"DELETE FROM agent_telemetry WHERE id IN {any_row}", seed)
+    else:
+        await purge(dsn, Scope(NOW - timedelta(days=chance.randrange(20, 40))), lambda rows: None)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_the_sums_are_those_of_the_rows_whatever_happens(connection, store, dsn, seed):
+    chance = random.Random(seed)
+    sums = Rollup(dsn)
+    for _ in range(12):
+        await change(chance, connection, store, dsn)
+        await assert_exact(connection)
+        if chance.random() < 0.6:
+            await sums.round(NOW)
+            await assert_exact(connection)
+    await sums.round(LATER)
+    assert await stale(connection) == []
+    await assert_exact(connection, now=LATER)
+
+
+async def test_a_row_that_is_committed_while_its_time_is_added_up_is_not_forgotten(
+    connection, store, dsn
+):
+    at = NOW - timedelta(hours=3)
+    await store.write([record(created_at=at)])
+    writing = connection.transaction()
+    await writing.start()
+    await connection.execute(
+        "INSERT INTO agent_telemetry (created_at, model_used, system_prompt, chat_history,"
+        " duration_ms) VALUES ($1, 'late', '', '[]', 1)",
+        at,
+    )
+    assert await Rollup(dsn).round(NOW) == 1  # it waits for nobody
+    await writing.commit()
+    assert len(await stale(connection)) == 1
+    await assert_exact(connection)
+    assert await Rollup(dsn).round(NOW) == 1
+    assert await stale(connection) == []
+    await assert_exact(connection)
+
+
+async def test_several_recorders_add_up_once(connection, store, dsn):
+    await store.write([record(created_at=NOW - timedelta(hours=n)) for n in range(100)])
+    await asyncio.gather(*(Rollup(dsn).round(LATER) for _ in range(4)))
+    await Rollup(dsn).round(LATER)
+    await assert_exact(connection)
+    assert (
+        await connection.fetchval("SELECT sum(counted) FROM agent_rollup WHERE width_s = 600")
+        == 100
+    )
+
+
+async def test_what_is_not_over_yet_stays_noted_once(connection, store, dsn):
+    for _ in range(5):
+        await store.write([record(created_at=NOW)])
+    assert await Rollup(dsn).round(NOW) == 0
+    assert await connection.fetchval("SELECT count(*) FROM agent_rollup_stale") == 1
+    await assert_exact(connection)
+
+
+async def test_a_table_that_is_taken_over_is_added_up(empty_dsn):
+    connection = await asyncpg.connect(empty_dsn)
+    await connection.execute(SEED)
+    for days in (0, 0, 3, 400):
+        await connection.execute(OLD_ROW)
+        await connection.execute(
+            "UPDATE agent_telemetry SET created_at = now() - make_interval(days => $1)"
+            " WHERE created_at > now() - INTERVAL '1 hour'",
+            days,
+        )
+    await connection.execute(OLD_ROW)
+    await connection.execute("UPDATE agent_telemetry SET created_at = NULL WHERE ctid = '(0,1)'")
+    await migrate(empty_dsn)
+    now = datetime.now(UTC)
+    assert await stale(connection)
+    await assert_exact(connection, now - timedelta(days=800), now)
+    await Rollup(empty_dsn).round(now + timedelta(days=1))
+    assert await stale(connection) == []
+    await assert_exact(connection, now - timedelta(days=800), now)
+    await connection.close()
+
+
+async def test_no_row_that_can_be_stored_stops_a_writer_or_the_sums(connection, store, dsn):
+    await store.write([record(**values) for values in POISON])
+    await connection.execute(
+        "UPDATE agent_telemetry SET created_at = 'infinity' WHERE ctid = '(0,1)'"
+    )
+    await connection.execute(
+        "UPDATE agent_telemetry SET created_at = '-infinity' WHERE ctid = '(0,2)'"
+    )
+    await connection.execute("UPDATE agent_telemetry SET created_at = NULL WHERE ctid = '(0,3)'")
+    await Rollup(dsn).round(datetime.now(UTC) + timedelta(days=1))
+    assert await stale(connection) == []
+
+
+async def test_a_table_that_is_emptied_has_no_sums(connection, store, dsn):
+    await store.write([record(created_at=NOW - timedelta(days=2))])
+    await Rollup(dsn).round(NOW)
+    await connection.execute("TRUNCATE agent_telemetry")
+    await assert_exact(connection)
+
+
+async def test_retention_takes_the_sums_with_the_rows(connection, store, dsn):
+    await store.write([record(created_at=NOW - timedelta(days=n)) for n in (1, 50, 60)])
+    await Rollup(dsn).round(NOW)
+    await Retention(dsn, StoreSettings(retention_days=30)).round(NOW)
+    await Rollup(dsn).round(NOW)
+    assert await connection.fetchval("SELECT count(*) FROM agent_rollup") == len(WIDTHS_S)
+    await assert_exact(connection, NOW - timedelta(days=90))
+
+
+async def test_everything_can_be_added_up_again(connection, store, dsn):
+    await store.write([record(created_at=NOW - timedelta(days=n)) for n in range(3)])
+    await Rollup(dsn).round(LATER)
+    await connection.execute("UPDATE agent_rollup SET counted = 5")
+    await connection.execute("DELETE FROM agent_rollup WHERE at < $1", NOW - timedelta(days=1))
+    await connection.execute(rollup.AGAIN, NOW - timedelta(days=30))
+    await assert_exact(connection)
+    assert await Rollup(dsn).round(LATER) == 3
+    await assert_exact(connection)
+
+
+async def test_a_bin_is_as_near_to_its_values_as_is_said(connection):
+    values = [*range(5000), *(int(1.01**n) for n in range(850, 2150)), 2**31 - 1]
+    found = await connection.fetch(
+        "SELECT ms, agent_bin(ms) AS bin FROM unnest($1::integer[]) AS v (ms)", values
+    )
+    for row in found:
+        assert abs(milliseconds(row["bin"]) - row["ms"]) <= 0.022 * row["ms"] + 0.5, dict(row)
+    assert milliseconds(None) is None
+
+
+instants = st.datetimes(datetime(2026, 1, 1), datetime(2026, 3, 1)).map(
+    lambda at: at.replace(tzinfo=UTC)
+)
+
+
+def _begin(at):
+    return at - (at - EPOCH) % BASE
+
+
+@given(instants, instants, st.lists(instants.map(_begin)), st.sampled_from([0, 1, 2, 3]))
+def test_a_cover_is_the_whole_span_once_and_nothing_stale(since, now, noted, finest):
+    """Parts follow on each other from the beginning on; what was added up is whole and current."""
+    parts = cover(since, now, noted, WIDTHS_S[3 - finest :])
+    assert parts[0].begin == since
+    assert parts[-1].end == EVER
+    for part, following in itertools.pairwise(parts):
+        assert part.end == following.begin
+    for part in parts:
+        assert part.begin < part.end
+        if part.width_s != ROWS:
+            assert part.width_s in WIDTHS_S[3 - finest :]
+            width = timedelta(seconds=part.width_s)
+            assert (part.begin - EPOCH) % width == (part.end - EPOCH) % width == timedelta()
+            assert not any(part.begin <= at < part.end for at in noted)
+    if finest and not noted:
+        assert sum(part.width_s == ROWS for part in parts) <= 2
+
+
+def test_a_year_is_read_in_a_few_parts():
+    noted = NOW - timedelta(days=100)
+    parts = cover(NOW - timedelta(days=365), NOW, [_begin(noted)])
+    midnight = NOW.replace(hour=0, minute=0, second=0)
+    assert len(parts) < 20
+    assert Part(86_400, midnight - timedelta(days=99), midnight) in parts
