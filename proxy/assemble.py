@@ -15,7 +15,7 @@ from decimal import Decimal
 from proxy.call import Answer, Json, ModelCall, Prompt, Usage
 from proxy.captured import packed
 from proxy.config import Config
-from proxy.decode.dispatch import decode
+from proxy.decode.dispatch import DECODER_VERSION, decode
 from proxy.enrich.canonical import Digests
 from proxy.enrich.cost import cost_usd
 from proxy.enrich.facts import Histories, link_of, without_content
@@ -39,6 +39,7 @@ CAPTURED = frozenset(
         "redactions",
         "session_source",
         "turn_label",
+        "decoder",
         "hints",
         "context",
         "socket",
@@ -96,6 +97,7 @@ class Assembler:
             at=exchange.start.started_at,
         )
         record = _row(exchange, call, identity, end, outcome, counted, problems, price)
+        record = _with_capture(record, decoder=DECODER_VERSION)
         record, blobs, link = self._redacted(record, exchange)
         is_kept = self._config.capture.raw == "all" and exchange.start.content == "full"
         return Assembled(record, Beside(blobs, packed(exchange) if is_kept else None, link))

@@ -38,6 +38,7 @@ class Changes:
 
     rows: int = 0  # looked at
     changed: int = 0
+    outdated: int = 0  # made by another version of the decoders than this one
     unreadable: int = 0  # raw copies that are no exchange
     columns: Counter[str] = field(default_factory=Counter)  # in how many rows each has changed
 
@@ -59,6 +60,8 @@ async def recompute_calls(
             changes.unreadable += 1
             continue
         changes.rows += 1
+        made_by = (found[0]["capture"] or {}).get("decoder")
+        changes.outdated += made_by != (assembled.record.capture or {}).get("decoder")
         changed = _changed(found[0], assembled)
         if changed:
             await store.amend(copy.id, changed, assembled.beside)

@@ -32,7 +32,7 @@ from proxy.decode.problems import Problems
 from proxy.exchange import Exchange, Piece
 
 DECODER_VERSION = 2
-"""Raised whenever the same bytes come to mean something else."""
+"""Raised whenever the same bytes come to mean something else; rows hold it in `capture.decoder`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ class Changes(Protocol):
     @property
     def changed(self) -> int: ...
     @property
+    def outdated(self) -> int: ...
+    @property
     def unreadable(self) -> int: ...
     @property
     def columns(self) -> Mapping[str, int]: ...
@@ -63,6 +65,7 @@ def as_json(calls: Changes) -> dict[str, Any]:
     return {
         "rows": calls.rows,
         "changed": calls.changed,
+        "outdated": calls.outdated,
         "unreadable": calls.unreadable,
         "columns": dict(calls.columns),
     }
@@ -73,6 +76,8 @@ def as_text(calls: Changes) -> str:
     lines = [f"{calls.rows} calls derived again, {calls.changed} of them changed"]
     columns = sorted(calls.columns.items(), key=lambda column: -column[1])
     lines += [f"{number:>8}  {name}" for name, number in columns]
+    if calls.outdated:
+        lines.append(f"{calls.outdated:>8}  were made by another version of the decoders")
     if calls.unreadable:
         lines.append(f"{calls.unreadable:>8}  raw copies could not be read")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ import pytest
 from proxy.assemble import Assembler
 from proxy.captured import packed
 from proxy.config import load
+from proxy.decode.dispatch import DECODER_VERSION
 from tests.pipeline.exchanges import chat
 
 ASIDE = "sqlstate 23514"
@@ -91,18 +92,19 @@ def test_rows_are_derived_again_from_their_raw_exchange(run, database, keeping):
         lambda store: store.fetch(
             "UPDATE agent_telemetry SET response_text = 'an older decoder', total_tokens = 0,"
             " session_id = 'inferred', round = 3,"
-            ' capture = capture || \'{"session_source": "inferred", "of_linker": 1}\''
+            ' capture = capture || \'{"session_source": "inferred", "of_linker": 1, "decoder": 1}\''
             " WHERE user_message = 'one'"
         )
     )
-    expected = {"rows": 2, "changed": 1, "unreadable": 0}
-    expected["columns"] = {"response_text": 1, "total_tokens": 1}
+    expected = {"rows": 2, "changed": 1, "outdated": 1, "unreadable": 0}
+    expected["columns"] = {"response_text": 1, "total_tokens": 1, "capture": 1}
     assert json.loads(run("recompute", "--json")[1])["calls"] == expected
     one, _ = rows(database)
     assert (one["response_text"], one["total_tokens"]) == ("answer to one", 10)
     # What the linker had found is kept by the first step, and judged again by the second.
     assert (one["session_id"], one["round"]) == (str(one["id"]), 1)
     assert one["capture"]["of_linker"] == 1
+    assert one["capture"]["decoder"] == DECODER_VERSION
     assert run("recompute")[1].startswith("2 calls derived again, 0 of them changed\n")
 
 

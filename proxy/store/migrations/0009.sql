@@ -153,5 +153,6 @@ CREATE FUNCTION agent_rollup_again(since TIMESTAMPTZ) RETURNS VOID LANGUAGE SQL 
 $$;
 SELECT agent_rollup_again('1970-01-01Z');
 
+COMMENT ON COLUMN agent_telemetry.capture IS 'What a reader must know: bytes and SHA-256 of both bodies, the version of the decoders, what was cut, redacted or unreadable, the traceparent, how the call was linked. Of a turn: the rule that judged it, and the calls it rests on.';
 COMMENT ON TABLE agent_rollup IS 'Calls and turns added up by ten minutes, hour and day, for charts. Follows from agent_telemetry; SELECT agent_rollup_again(INSTANT) has what follows added up again.';
 COMMENT ON TABLE agent_rollup_stale IS 'Ten minutes whose rows changed since they were added up.';
