@@ -23,9 +23,10 @@ from proxy.store import examine, rollup
 from proxy.store.beside import KEPT
 from proxy.store.postgres import Row
 from proxy.store.viewer import Reading, Viewer
+from proxy.sums import Fleet, SpoolSums
 from proxy.views.web.address import BadAddress, Filters, filters_of
 from proxy.views.web.call import call_context
-from proxy.views.web.health import Fleet, Sums, checks, fleet_context, spool_context
+from proxy.views.web.health import checks, fleet_context, spool_context
 from proxy.views.web.html import count_of, money, render
 from proxy.views.web.overview import interval_of, overview_context
 from proxy.views.web.text import CHARS_MAX
@@ -78,7 +79,7 @@ class Pages:
         viewer: Viewer,
         live: Live,
         base_urls: Mapping[str, str],
-        spool_sums: Callable[[], Sums],
+        spool_sums: Callable[[], SpoolSums],
         gateway_answers: Callable[[], Awaitable[bool]],
         fleet: Callable[[], Awaitable[Fleet | None]] | None = None,
     ) -> None:
@@ -285,7 +286,7 @@ class Pages:
     async def _health(self, query: Mapping[str, str], shared: dict[str, Any]) -> Page:
         """Shown without a database too: then most of all."""
         now = datetime.now(UTC)
-        spool = spool_context(self._spool_sums(), now)
+        spool = spool_context(self._spool_sums())
         gateway = await self._gateway_answers()
         context: dict[str, Any] = {"database": None, "set_aside": [], "checks": [], "calls": 0}
         reason = ""

@@ -6,44 +6,14 @@ NATS shows the whole fleet as `agent_telemetry_fleet_…`. Scrape one of them fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-
-class Member(Protocol):
-    """One gateway machine or recorder (`fleet.members.Member`)."""
-
-    @property
-    def is_silent(self) -> bool: ...
-
-
-class Fleet(Protocol):
-    """All of them, and the stream (`fleet.members.Fleet`)."""
-
-    @property
-    def captured(self) -> int: ...
-    @property
-    def stored(self) -> int: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def quarantined(self) -> int: ...
-    @property
-    def lost(self) -> Mapping[str, int]: ...
-    @property
-    def gateways(self) -> Sequence[Member]: ...
-    @property
-    def recorders(self) -> Sequence[Member]: ...
-    @property
-    def messages_in_stream(self) -> int: ...
-    @property
-    def stream_bytes(self) -> int: ...
-    @property
-    def not_known(self) -> Mapping[str, int]: ...
+from proxy.admin.conservation import lost_by_reason
+from proxy.sums import Fleet
 
 
 class FleetCollector(Collector):
@@ -77,14 +47,11 @@ class FleetCollector(Collector):
             ("stored", "Model calls whose row is committed.", stored),
         ):
             yield CounterMetricFamily(f"agent_telemetry_fleet_calls_{name}", text, value=value)
-        lost = CounterMetricFamily(
+        yield lost_by_reason(
             "agent_telemetry_fleet_calls_lost",
             "Model calls that could not be kept, on all gateways, by reason.",
-            labels=("reason",),
+            fleet,
         )
-        for reason, number in sorted(fleet.lost.items()):
-            lost.add_metric((reason,), number)
-        yield lost
         yield GaugeMetricFamily(
             "agent_telemetry_fleet_calls_waiting",
             "Model calls in spools and in the stream.",

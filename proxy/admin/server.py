@@ -15,12 +15,13 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from proxy.admin.conservation import ConservationCollector, SpoolSums
-from proxy.admin.fleet import Fleet, FleetCollector
+from proxy.admin.conservation import ConservationCollector
+from proxy.admin.fleet import FleetCollector
 from proxy.admin.token import is_token
 from proxy.admin.web import STATIC, Pages, WebPage, wants_html
 from proxy.config import Config, is_loopback, split_listen
 from proxy.log import describe, event
+from proxy.sums import Fleet, Sums
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Probe = Callable[[], Awaitable[bool]]
@@ -44,7 +45,7 @@ class AdminServer:
         self,
         config: Config,
         *,
-        spool_sums: Callable[[], SpoolSums],
+        spool_sums: Callable[[], Sums],
         store_answers: Probe,
         gateway_answers: Probe,
         pages: Pages,

@@ -2,56 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
+from proxy.sums import Fleet, Member, age_s, lost_calls
 from proxy.views import spool
 from proxy.views.lines import duration
-
-
-class Member(Protocol):
-    """One gateway machine or recorder, as it spoke last (`fleet.members.Member`)."""
-
-    @property
-    def role(self) -> str: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def host(self) -> str: ...
-    @property
-    def program(self) -> str: ...
-    @property
-    def at(self) -> datetime: ...
-    @property
-    def is_silent(self) -> bool: ...
-    @property
-    def captured(self) -> int: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def lost(self) -> Mapping[str, int]: ...
-    @property
-    def stored(self) -> int: ...
-    @property
-    def in_hand(self) -> int: ...
-
-
-class Fleet(spool.Sums, Protocol):
-    """The sums of the fleet and its members (`fleet.members.Fleet`)."""
-
-    @property
-    def gateways(self) -> Sequence[Member]: ...
-    @property
-    def recorders(self) -> Sequence[Member]: ...
-    @property
-    def calls_in_stream(self) -> int: ...
-    @property
-    def messages_in_stream(self) -> int: ...
-    @property
-    def stream_bytes(self) -> int: ...
-    @property
-    def not_known(self) -> Mapping[str, int]: ...
 
 
 def as_json(fleet: Fleet) -> dict[str, Any]:
@@ -80,7 +35,7 @@ def as_text(fleet: Fleet) -> str:
     ]
     lines += ["", f"{len(fleet.gateways)} gateways, {len(fleet.recorders)} recorders"]
     for each in fleet.gateways:
-        lost = sum(each.lost.values())
+        lost = lost_calls(each)
         lines.append(f"{_who(each)}  captured {each.captured}, waiting {each.waiting}, lost {lost}")
     for each in fleet.recorders:
         lines.append(f"{_who(each)}  stored {each.stored} since start, in hand {each.in_hand}")
@@ -88,7 +43,7 @@ def as_text(fleet: Fleet) -> str:
 
 
 def _who(member: Member) -> str:
-    age = duration(int(_age_s(member) * 1000))
+    age = duration(int(age_s(member.at) * 1000))
     state = f"SILENT for {age}" if member.is_silent else "live"
     return f"  {member.role:<9} {member.host} {member.id[:8]} {member.program} {state}"
 
@@ -112,9 +67,5 @@ def _described(member: Member) -> dict[str, Any]:
         "host": member.host,
         "version": member.program,
         "is_silent": member.is_silent,
-        "spoke_s_ago": round(_age_s(member), 1),
+        "spoke_s_ago": round(age_s(member.at), 1),
     }
-
-
-def _age_s(member: Member) -> float:
-    return max(0.0, (datetime.now(UTC) - member.at).total_seconds())

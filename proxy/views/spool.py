@@ -3,31 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
+from proxy.sums import Sums, lost_calls, oldest_waiting_s
 from proxy.views.lines import duration
-
-
-class Sums(Protocol):
-    """The totals of all spools of one machine, added up (`spool.totals.Totals`)."""
-
-    @property
-    def captured(self) -> int: ...
-    @property
-    def stored(self) -> int: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def quarantined(self) -> int: ...
-    @property
-    def lost(self) -> Mapping[str, int]: ...  # by reason
-    @property
-    def truncated(self) -> int: ...
-    @property
-    def disk_bytes(self) -> int: ...
-    @property
-    def oldest_waiting_at(self) -> datetime | None: ...
 
 
 class Check(Protocol):
@@ -84,7 +64,7 @@ def as_json(sums: Sums) -> dict[str, Any]:
         "quarantined": sums.quarantined,
         "lost": dict(sums.lost),
         "truncated": sums.truncated,
-        "oldest_waiting_s": _age_s(sums),
+        "oldest_waiting_s": oldest_waiting_s(sums),
         "disk_bytes": sums.disk_bytes,
     }
 
@@ -92,13 +72,13 @@ def as_json(sums: Sums) -> dict[str, Any]:
 def as_text(sums: Sums) -> str:
     """A few aligned lines: the conservation identity, age and size."""
     reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(sums.lost.items()) if n)
-    age_s = _age_s(sums)
+    age_s = oldest_waiting_s(sums)
     rows = [
         ("captured", sums.captured, "calls of which a record was begun, ever"),
         ("stored", sums.stored, ""),
         ("waiting", sums.waiting, f"oldest {duration(int(age_s * 1000))}" if age_s else ""),
         ("quarantined", sums.quarantined, ""),
-        ("lost", sum(sums.lost.values()), reasons),
+        ("lost", lost_calls(sums), reasons),
         ("on disk", size(sums.disk_bytes), ""),
     ]
     return "\n".join(f"{name:<12}{value:>10}  {note}".rstrip() for name, value, note in rows)
@@ -148,11 +128,6 @@ def resubmitted_as_text(done: Resubmitted) -> str:
     """How many calls are stored now, and why the others are not."""
     lines = [f"{number:>8}  refused again: {why}" for why, number in sorted(done.refused.items())]
     return "\n".join((f"{done.stored:>8}  stored", *lines))
-
-
-def _age_s(sums: Sums) -> float | None:
-    since = sums.oldest_waiting_at
-    return max(0.0, (datetime.now(UTC) - since).total_seconds()) if since else None
 
 
 def size(number: int) -> str:

@@ -9,8 +9,9 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from proxy import metrics
 from proxy.admin.conservation import ConservationCollector
-from proxy.admin.fleet import FleetCollector, Member
+from proxy.admin.fleet import FleetCollector
 from proxy.spool.totals import Totals
+from proxy.sums import Member
 
 PROCESSES = {
     "gateway": metrics.GatewayMetrics.create,

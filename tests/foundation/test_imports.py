@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "proxy"
 STAGES = {"wire", "spool", "decode", "enrich", "store", "views", "export", "admin", "otel"}
 STAGES |= {"fleet"}
 SHARED = {"exchange", "call", "turn", "record", "endpoints", "labels", "config", "errors"}
-SHARED |= {"socket_part", "injected", "genai", "report"}
+SHARED |= {"socket_part", "injected", "genai", "report", "sums"}
 FOUNDATIONS = SHARED | {"metrics", "log", "crash"}
 IMPURE = {"asyncio", "aiohttp", "asyncpg", "os", "pathlib", "time", "logging", "socket"}
 _EXPORT = ("message", "history", "pairing", "media", "tools", "conversation", "trace", "tree")
@@ -20,6 +20,7 @@ PURE = {f"export/{name}" for name in _EXPORT} | {
     "turn",
     "injected",
     "report",
+    "sums",
     "wire/headers",
     "wire/routes",
     "fleet/message",
