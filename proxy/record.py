@@ -15,6 +15,8 @@ from uuid import UUID
 from proxy.call import Json
 from proxy.turn import Link
 
+DAMAGED = "spool: parts of this exchange were damaged"  # among the problems of a row
+
 
 @dataclass(frozen=True, slots=True)
 class TelemetryRecord:

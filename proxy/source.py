@@ -15,6 +15,7 @@ from typing import Protocol
 from uuid import UUID
 
 from proxy.exchange import Exchange
+from proxy.record import DAMAGED
 from proxy.sockets import CutCall, OpenSockets
 from proxy.spool import reader as spool
 from proxy.spool.reader import SpoolReader
@@ -73,7 +74,7 @@ class _Whole:
         return self.found.exchange
 
     def calls(self) -> list[CutCall]:
-        damage = ("spool: parts of this exchange were damaged",) if self.found.is_damaged else ()
+        damage = (DAMAGED,) if self.found.is_damaged else ()
         return [CutCall(self.found.exchange, damage)]
 
 

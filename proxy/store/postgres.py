@@ -26,7 +26,7 @@ import asyncpg
 
 from proxy import config
 from proxy.errors import RowRejected, StoreMisconfigured, StoreUnavailable
-from proxy.record import COLUMNS, Beside, TelemetryRecord
+from proxy.record import COLUMNS, DAMAGED, Beside, TelemetryRecord
 from proxy.store.beside import write_beside, write_blobs, write_links
 from proxy.store.faults import fault
 from proxy.store.selection import Selection
@@ -67,9 +67,10 @@ _REPLACED = ", ".join(
     for name in COLUMNS
     if name != "id"
 )
-# Replaced once: what a crash had left, by the true outcome; a stub, by the row it stands for.
-# A turn that goes on is written again. In order of ids, so that two recorders with the same rows
-# wait for each other instead of locking each other out.
+# Replaced once: what a crash had left, by the true outcome; a stub, by the row it stands for, if
+# that is whole: the spool may give parts of a call again that it had given whole. A turn that
+# goes on is written again. In order of ids, so that two recorders with the same rows wait for each
+# other instead of locking each other out.
 _MERGE = f"""
 INSERT INTO agent_telemetry AS kept ({_NAMES}) SELECT {_NAMES} FROM pg_temp.{_BATCH}
     ORDER BY id
@@ -77,12 +78,14 @@ ON CONFLICT (id) DO UPDATE SET {_REPLACED}
 WHERE kept.outcome = 'proxy_crashed' AND excluded.outcome <> 'proxy_crashed'
     OR kept.capture ? 'rejected' AND NOT COALESCE(excluded.capture ? 'rejected', FALSE)
         AND excluded.outcome IS DISTINCT FROM 'proxy_crashed'
+        AND NOT COALESCE(excluded.capture -> 'problems' ? '{DAMAGED}', FALSE)
     OR kept.record_type = 'turn_summary' AND excluded.record_type = 'turn_summary'
 RETURNING id, xmax <> 0 AS is_replaced
 """  # noqa: S608 - column names are this program's own
 _QUARANTINE = """
 INSERT INTO agent_raw (id, created_at, reason, exchange) VALUES ($1, $2, $3, $4)
 ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, exchange = excluded.exchange
+WHERE octet_length(agent_raw.exchange) <= octet_length(excluded.exchange)
 """
 
 
@@ -149,7 +152,7 @@ class Store:
                 await connection.execute(statement, *values)
 
     async def quarantine(self, id: UUID, created_at: datetime, reason: str, raw: bytes) -> None:
-        """Keep an exchange that could not become a row, as it was."""
+        """Keep an exchange that could not become a row, as it was; of two copies the larger."""
         async with self._writing:
             connection = await self._connected_writer()
             with translated():

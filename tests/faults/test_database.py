@@ -5,6 +5,7 @@ import pytest
 from proxy.errors import StoreUnavailable
 from proxy.store import postgres
 from proxy.store.postgres import Store
+from proxy.store.storable import BYTES_MAX, KEPT_BYTES_MAX
 from tests.faults.poison import POISON
 from tests.faults.scale import IS_FULL, left, note
 from tests.faults.wire import Cut, MessageWire
@@ -59,11 +60,12 @@ async def test_a_stall_at_any_message_is_given_up_and_written_once(dsn, monkeypa
     if not left(SUITE, "stalls", short=1, full=1):
         pytest.skip("done on this commit")
     messages = await messages_of_two_writes(dsn)
-    monkeypatch.setattr(postgres, "WRITE_TIMEOUT_S", 0.3)
     stalls = [Cut(side, n, "stall") for side in messages for n in range(len(messages[side]))]
     expected = (await count(dsn))[0]
     for stall in stalls if IS_FULL else stalls[5::25]:
-        await _written_over(dsn, stall)
+        with monkeypatch.context() as patch:
+            patch.setattr(postgres, "WRITE_TIMEOUT_S", 0.3)
+            await _written_over(dsn, stall)
         expected += 2 * ROWS
         assert await count(dsn) == (expected, expected), stall
     note(SUITE, stalls=len(stalls))
@@ -75,12 +77,14 @@ async def _written_over(dsn: str, cut: Cut) -> bool:
         store = Store(wire.dsn)
         for _ in range(2):
             batch = [record() for _ in range(ROWS)]
-            for _ in range(ATTEMPTS):  # a busy machine may need some
+            for _ in range(ATTEMPTS):
                 try:
                     await store.write(batch)
                     break
                 except StoreUnavailable:
                     assert wire.has_cut or cut.how == "stall", "a short limit may be missed"
+                    if cut.how == "stall":
+                        postgres.WRITE_TIMEOUT_S *= 2  # a busy machine may need more
             else:
                 pytest.fail(f"not written at attempt {ATTEMPTS}: {cut}")
         await store.close()
@@ -105,3 +109,24 @@ async def test_poison_costs_no_other_row(dsn, position):
     assert await count(dsn) == (rows, rows)
     await store.close()
     note(SUITE, **{f"poison_{position}": len(values)})
+
+
+@pytest.mark.parametrize("column", ["response_text", "chat_history", "usage", "error"])
+async def test_a_value_beyond_every_limit_is_cut_and_costs_no_other_row(dsn, column):
+    """Of 300 MB in full; the short form is just beyond what a column keeps."""
+    if not left(SUITE, f"huge_{column}", short=1, full=1):
+        pytest.skip("done on this commit")
+    text = "x" * (300 * 2**20 if IS_FULL else BYTES_MAX + 1)
+    value = {"chat_history": [{"role": "user", "content": text}], "usage": {"n": text}}
+    huge = record(**{column: value.get(column, text)})
+    store = Store(dsn)
+    result = await store.write([record(), huge, record()])
+    assert (result.written, dict(result.rejected)) == (3, {})
+    (row,) = await store.fetch(
+        f"SELECT octet_length({column}::text) AS bytes, capture FROM agent_telemetry WHERE id = $1",
+        huge.id,
+    )
+    await store.close()
+    assert row["capture"]["sanitized"] == {column: ["size"]}
+    assert KEPT_BYTES_MAX <= row["bytes"] <= BYTES_MAX + 100
+    note(SUITE, **{f"huge_{column}": 1})

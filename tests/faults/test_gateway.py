@@ -5,13 +5,13 @@ import contextlib
 import os
 import resource
 import signal
-import subprocess
 import time
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
 import aiohttp
+import orjson
 import pytest
 from aiohttp import web
 
@@ -19,8 +19,10 @@ from proxy.app import LAG_EVERY_S, watch_lag
 from proxy.exchange import Outcome
 from proxy.metrics import GatewayMetrics
 from proxy.spool.reader import SpoolReader
-from tests.e2e.provider import Provider, whole
+from tests.e2e.provider import Provider, events, whole
 from tests.e2e.stack import Stack, free_port, until
+from tests.faults.scale import IS_FULL
+from tests.faults.small_disk import mounted
 from tests.faults.test_outage import one_call
 from tests.spool.samples import read_all, totals
 
@@ -130,6 +132,61 @@ def peak_mb(stack: Stack) -> float:
     return int(line.split()[1]) / 1024
 
 
+async def test_what_a_body_holds_costs_the_gateway_nothing(tmp_path):
+    """Bodies that are slow to read pass for what others of their size cost; a stream beside them
+    arrives whole. Processor time of the process, against that of reading them once."""
+    size, times = (20 if IS_FULL else 8) * 2**20, 3
+    numbers = b'{"messages":[' + b"1," * (size // 2) + b"1]}"
+    text = b'{"messages":["' + b"1" * (len(numbers) - 18) + b'"]}'
+    began = time.process_time()
+    orjson.loads(numbers)
+    reading_s = time.process_time() - began
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        body = b"".join([piece async for piece in request.content.iter_any()])
+        return web.Response(body=body, content_type="application/json")
+
+    spent = {numbers: 0.0, text: 0.0}
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port := free_port()).start()
+    provider = Provider(0.05)
+    async with (
+        provider.serving() as canary,
+        Stack(
+            tmp_path / "data",
+            f"http://127.0.0.1:{port}",
+            role="gateway",
+            UPSTREAMS__ANTHROPIC__URL=canary,
+            UPSTREAMS__ANTHROPIC__DIALECT="openai",
+        ) as stack,
+        aiohttp.ClientSession() as session,
+    ):
+        stream = asyncio.create_task(streamed(session, f"{stack.url}/anthropic"))
+        for _ in range(times):
+            for body in spent:
+                before = processor_s(stack)
+                url = f"{stack.url}/openai/v1/chat/completions"
+                async with session.post(url, data=BytesIO(body)) as got:
+                    assert await got.read() == body
+                spent[body] += processor_s(stack) - before
+        assert await stream == b"".join(events("canary"))
+    await runner.cleanup()
+    assert spent[numbers] - spent[text] < times * reading_s / 2, (spent.values(), reading_s)
+
+
+async def streamed(session: aiohttp.ClientSession, url: str) -> bytes:
+    body = {"messages": [{"role": "user", "content": "canary"}], "stream": True}
+    async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
+        return await answer.read()
+
+
+def processor_s(stack: Stack) -> float:
+    assert stack.process is not None
+    fields = Path(f"/proc/{stack.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def test_a_loop_that_is_held_up_shows():
     metrics = GatewayMetrics.create()
     watching = asyncio.create_task(watch_lag(metrics))
@@ -214,15 +271,8 @@ def small_disk(tmp_path):
     """A file system of 6 MB."""
     where = tmp_path / "disk"
     where.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m,mode=700", "tmpfs", where],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs a right that this user lacks")
-    yield where
-    subprocess.run(["umount", "-l", where], check=True)
+    with mounted(where, "6m"):
+        yield where
 
 
 async def test_on_a_full_disk_calls_are_served_and_keep_their_heads(tmp_path, small_disk):

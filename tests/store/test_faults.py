@@ -2,7 +2,11 @@
 
 import asyncio
 import contextlib
+import random
+import tempfile
 import traceback
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -19,6 +23,7 @@ from proxy.store.embedded import EmbeddedServer
 from proxy.store.faults import fault
 from proxy.store.migrate import migrate
 from proxy.store.postgres import CHANNEL, NOTIFIED_MAX, Store
+from tests.faults.small_disk import enlarge, mounted
 from tests.store.rows import NOW, record
 from tests.store.servers import FaultyWire
 
@@ -194,6 +199,45 @@ async def test_a_read_only_database_is_waited_for(dsn, operator):
     with pytest.raises(StoreUnavailable, match="25006"):
         await store.quarantine(record().id, NOW, "why", b"raw")
     await store.close()
+
+
+@pytest.fixture
+def small_tablespace(postgres):
+    """A tablespace of 8 MB, and where it lies. Before any database that uses it."""
+    (folder,) = parse_qs(urlsplit(postgres).query)["host"]
+    with (
+        tempfile.TemporaryDirectory(prefix="small-") as where,
+        mounted(Path(where), "8m", Path(folder).stat().st_uid) as disk,
+    ):
+        asyncio.run(_executed(postgres, f"CREATE TABLESPACE small LOCATION '{disk}'"))
+        yield disk
+        asyncio.run(_executed(postgres, "DROP TABLESPACE small"))
+
+
+async def _executed(dsn, statement):
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(statement)
+    await connection.close()
+
+
+async def test_a_full_disk_of_the_database_is_waited_for(small_tablespace, dsn, store, operator):
+    """Nothing of the batch is written, no row is blamed, and once there is room it is written."""
+    await operator.execute("ALTER TABLE agent_telemetry SET TABLESPACE small")
+    stored, chance = [], random.Random(1)
+    batch = []
+    with contextlib.suppress(StoreUnavailable):
+        while len(stored) < 1000:
+            batch = [record(response_text=chance.randbytes(50_000).hex()) for _ in range(5)]
+            await store.write(batch)
+            stored += batch
+    assert 0 < len(stored) < 1000
+    with pytest.raises(StoreUnavailable, match="53100"):
+        await store.write(batch)
+    assert await ids_in(store) == sorted(row.id for row in stored)
+    enlarge(small_tablespace, "32m")
+    assert dict((await store.write(batch)).rejected) == {}
+    assert await ids_in(store) == sorted(row.id for row in [*stored, *batch])
+    assert await operator.fetchval("SELECT count(*) FROM agent_raw") == 0
 
 
 async def test_too_many_connections_are_waited_for(dsn, operator):

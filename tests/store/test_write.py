@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from proxy.record import COLUMNS
+from proxy.record import COLUMNS, DAMAGED
 from proxy.store.postgres import Store
 from tests.store.rows import NOW, POISON, record
 
@@ -186,6 +186,20 @@ async def test_a_stub_gives_way_to_the_row_it_stands_for(picky):
     assert [row["response_text"] for row in await stored(picky)] == ["fine"]
 
 
+PART = {"response_text": "pa", "capture": {"problems": [DAMAGED]}}
+
+
+async def test_a_part_that_is_delivered_again_replaces_nothing_whole(picky):
+    """As after a disk too full for the recorder's journal, and the recorder's death."""
+    whole, refused, crashed = record(), record(response_text="refused"), record(**CRASHED)
+    await picky.write([whole, refused, crashed])
+    again = [replace(row, **PART, outcome="complete") for row in (whole, refused, crashed)]
+    assert (await picky.write(again)).written == 1
+    found = {row["id"]: row["response_text"] for row in await stored(picky)}
+    assert found == {whole.id: "hi", refused.id: None, crashed.id: "pa"}
+    assert (await picky.write([replace(refused, response_text="fine")])).written == 1
+
+
 async def test_a_row_of_which_not_even_a_stub_is_taken_is_only_reported(picky):
     batch = [record(), record(provider="refused"), record()]
     result = await picky.write(batch)
@@ -203,10 +217,16 @@ async def test_many_refused_rows_are_all_found(picky):
 async def test_a_quarantined_exchange_is_kept_as_it_was(store):
     key = uuid4()
     await store.quarantine(key, NOW, "sqlstate 22P05", b"\0\xff raw")
-    await store.quarantine(key, NOW, "sqlstate 54000", b"again")
+    await store.quarantine(key, NOW, "sqlstate 54000", b"\0\xff raw, again")
+    await store.quarantine(key, NOW, "sqlstate 23514", b"a part of it")
     found = await store.fetch("SELECT id, created_at, reason, exchange FROM agent_raw")
     assert found == [
-        {"id": key, "created_at": NOW, "reason": "sqlstate 54000", "exchange": b"again"}
+        {
+            "id": key,
+            "created_at": NOW,
+            "reason": "sqlstate 54000",
+            "exchange": b"\0\xff raw, again",
+        }
     ]
 
 
