@@ -10,30 +10,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
-from uuid import UUID
+from typing import Any, NoReturn
 
 import click
 
-from proxy import __version__, cli_data
+from proxy import __version__, cli_data, cli_read, cli_spool
 from proxy.config import Config, effective, is_debugging, load, share_metrics
 from proxy.errors import ProxyError
 from proxy.log import describe
-from proxy.options import PIPE_WIDTH, F, instant, print_json, with_config
-
-if TYPE_CHECKING:
-    from proxy.store.selection import Selection
-
-REPORT_NAMES = (
-    *("stop-reasons", "early-cut", "tools", "models", "latency", "tokens", "errors", "sessions"),
-)
+from proxy.options import F, instant, print_json, with_config
 
 
 class _Commands(click.Group):
@@ -281,200 +271,6 @@ def dsn(config_path: Path | None) -> None:
 
 @main.command()
 @with_config
-@click.option("--follow", "-f", is_flag=True, help="Keep printing as calls arrive.")
-@click.option("--project", help="Only this project.")
-@click.option("--session", help="Only this session.")
-@click.option("--model", help="Only this model.")
-@click.option("--errors", is_flag=True, help="Only what did not end well.")
-@click.option("--turns", is_flag=True, help="Turns instead of calls.")
-@click.option(
-    *("--lines", "-n"),
-    type=click.IntRange(0),
-    default=20,
-    show_default=True,
-    help="Recorded rows to begin with.",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-def tail(config_path: Path | None, lines: int, as_json: bool, follow: bool, **wanted: Any) -> None:
-    """Print recorded calls as lines, newest last.
-
-    \b
-    Example:
-      agent-telemetry tail --follow --errors
-      agent-telemetry tail --session thread-42 --json | jq .tool_calls
-    """
-    config = load(config_path)
-    from proxy.store.selection import Selection
-
-    asyncio.run(_print_rows(config, Selection(**wanted), lines, follow=follow, as_json=as_json))
-
-
-@main.command()
-@click.argument("session")
-@with_config
-@click.option("--project", help="Of this project, where several know the session.")
-@click.option("--turn", type=click.UUID, help="Only this turn.")
-@click.option("--full", is_flag=True, help="Do not cut long texts.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per row.")
-def replay(
-    session: str,
-    config_path: Path | None,
-    project: str | None,
-    turn: UUID | None,
-    full: bool,
-    as_json: bool,
-) -> None:
-    """Print a conversation: what was said, thought, called, returned, and how turns ended.
-
-    \b
-    Example:
-      agent-telemetry replay thread-42
-      agent-telemetry replay thread-42 --full | less
-    """
-    config = load(config_path)
-    from proxy.trajectory import conversation
-    from proxy.views import replay as view
-    from proxy.views import row as row_view
-
-    rows = asyncio.run(conversation(config, session, project, turn))
-    if as_json:
-        for row in rows:
-            click.echo(row_view.as_json(row))
-        return
-    width = shutil.get_terminal_size((view.WIDTH, 0)).columns
-    click.echo(view.as_text(rows, width, is_full=full))
-
-
-@main.command()
-@click.argument("name", required=False, type=click.Choice(REPORT_NAMES), metavar="[NAME]")
-@with_config
-@click.option("--since", callback=instant, default="24h", show_default=True, help="24h, 7d, date.")
-@click.option("--project", help="Only this project.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def report(
-    name: str | None,
-    config_path: Path | None,
-    since: datetime,
-    project: str | None,
-    as_json: bool,
-) -> None:
-    """Answer a diagnostic question; without NAME, an overview.
-
-    NAME is one of stop-reasons, early-cut, tools, models, latency, tokens, errors, sessions.
-
-    \b
-    Example:
-      agent-telemetry report stop-reasons --since 7d
-      agent-telemetry report early-cut --project shop
-    """
-    config = load(config_path)
-    from proxy.trajectory import report as read
-    from proxy.views import report as view
-
-    found = asyncio.run(read(config, name, since, project))
-    if as_json:
-        print_json(found[name] if name else found)
-        return
-    width = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns
-    click.echo("\n\n".join(view.as_text(each, rows, width) for each, rows in found.items()))
-
-
-@main.group()
-def spool() -> None:
-    """What is waiting between gateway and database."""
-
-
-@spool.command()
-@with_config
-@click.option("--local", "is_local", is_flag=True, help="This machine's spool only.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(config_path: Path | None, is_local: bool, as_json: bool) -> None:
-    """What waits, how old, how large; and what was ever captured, stored and lost.
-
-    With spool.transport = "nats" over all gateways and recorders of the fleet.
-
-    \b
-    Example:
-      agent-telemetry spool status
-    """
-    config = load(config_path)
-    from proxy.spool.totals import read_totals, summed
-    from proxy.views import spool as view
-
-    if config.spool.transport == "nats" and not is_local:
-        from proxy.fleet_app import read_fleet
-        from proxy.views import fleet as fleet_view
-
-        fleet = asyncio.run(read_fleet(config))
-        if as_json:
-            print_json(fleet_view.as_json(fleet))
-        else:
-            click.echo(fleet_view.as_text(fleet))
-        return
-    sums = summed(read_totals(config.spool_dir))
-    if as_json:
-        print_json(view.as_json(sums))
-    else:
-        click.echo(view.as_text(sums))
-
-
-@spool.command()
-@with_config
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(config_path: Path | None, as_json: bool) -> None:
-    """Read every byte of the spool, check it, and count the calls independently.
-
-    Exits 1 where something is damaged or the count differs from the totals.
-
-    \b
-    Example:
-      agent-telemetry spool verify
-    """
-    config = load(config_path)
-    from proxy import maintenance
-    from proxy.views import spool as view
-
-    checks = maintenance.verify_spool(config)
-    if as_json:
-        print_json([view.check_as_json(check) for check in checks])
-    else:
-        click.echo(view.checks_as_text(checks))
-    if any(check.problems or not check.is_consistent for check in checks):
-        sys.exit(1)
-
-
-@spool.command()
-@with_config
-@click.option("--resubmit", is_flag=True, help="Try each again; what is stored leaves the list.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def quarantine(config_path: Path | None, resubmit: bool, as_json: bool) -> None:
-    """List the calls whose row the database refused, by reason; or try them again.
-
-    \b
-    Example:
-      agent-telemetry spool quarantine
-      agent-telemetry spool quarantine --resubmit
-    """
-    config = load(config_path)
-    from proxy import maintenance
-    from proxy.views import spool as view
-
-    if resubmit:
-        done = asyncio.run(maintenance.resubmit_all(config))
-        if as_json:
-            print_json({"stored": done.stored, "refused": done.refused})
-        else:
-            click.echo(view.resubmitted_as_text(done))
-        sys.exit(1 if done.refused else 0)
-    found = asyncio.run(maintenance.list_quarantined(config))
-    if as_json:
-        print_json([asdict(each) for each in found])
-    else:
-        click.echo(view.quarantined_as_text(found))
-
-
-@main.command()
-@with_config
 @click.option(
     "--since", callback=instant, default="1970-01-01", help="Only calls since: 24h, 7d, date."
 )
@@ -523,7 +319,10 @@ def decode(file: Path, config_path: Path | None, as_json: bool) -> None:
     click.echo(view.as_json(row) if as_json else view.as_text(row))
 
 
-for _command in (cli_data.export, cli_data.purge, cli_data.copy, cli_data.doctor):
+for _command in (
+    *(cli_read.tail, cli_read.replay, cli_read.report, cli_spool.spool),
+    *(cli_data.export, cli_data.purge, cli_data.copy, cli_data.doctor),
+):
     main.add_command(_command)
 
 
@@ -537,7 +336,7 @@ def demo() -> None:
     """
     from proxy.demo import run
 
-    asyncio.run(run(click.echo, _show_session))
+    asyncio.run(run(click.echo, cli_read.show_session))
 
 
 def _role(config_path: Path | None, fd: int | None, listens: str | None) -> tuple[Config, Any]:
@@ -552,38 +351,6 @@ def _role(config_path: Path | None, fd: int | None, listens: str | None) -> tupl
 
     prepare(config)
     return config, listen(getattr(config, listens).listen, f"{listens}.listen")
-
-
-async def _print_rows(
-    config: Config, selection: Selection, last: int, *, follow: bool, as_json: bool
-) -> None:
-    from proxy.reading import rows
-    from proxy.views import lines as line_view
-    from proxy.views import row as row_view
-
-    width = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns
-    async for row in rows(config, selection, last, follows=follow):
-        if as_json:
-            click.echo(row_view.as_json(row))
-        else:
-            colour = None if line_view.is_good(row) else "red"
-            click.secho(line_view.line(row, width), fg=colour)
-
-
-async def _show_session(config: Config, session: str) -> None:
-    """The demonstration's two calls and its turn as lines, and the last call's row."""
-    from proxy.reading import rows
-    from proxy.store.selection import Selection
-    from proxy.views import lines as line_view
-    from proxy.views import row as row_view
-
-    call: Mapping[str, Any] = {}
-    async for row in rows(config, Selection(session=session), 10, follows=True):
-        click.echo(line_view.line(row, shutil.get_terminal_size((PIPE_WIDTH, 0)).columns))
-        if row["record_type"] == "turn_summary":
-            break
-        call = row
-    click.echo(f"\n{row_view.as_text(call)}")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,7 @@ import termios
 
 import pytest
 
-from proxy.cli import REPORT_NAMES
+from proxy.cli_read import REPORT_NAMES
 from tests.e2e.stack import ROOT
 from tests.turns.scripts import Talk
 from tests.turns.test_linker import linked

@@ -47,9 +47,16 @@ async def test_conversations_over_a_fleet_are_judged_as_on_one_machine(tmp_path,
 
 async def _shows_itself(fleet: Fleet, tmp_path) -> None:
     """`spool status` and the metrics tell of all members, wherever they are asked."""
-    reading = await fleet.until_at_rest()
+    stored = (await fleet.until_at_rest()).stored
+    assert stored > 0
+
+    async def is_said() -> bool:  # each member speaks now and then
+        found = (await fleet.reading()).recorders
+        return sum(each.stored for each in found) >= stored
+
+    await until(is_said, "recorders have said what they stored", 60)
+    reading = await fleet.reading()
     assert (len(reading.gateways), len(reading.recorders)) == (SIDECARS, RECORDERS)
-    assert sum(each.stored for each in reading.recorders) >= reading.stored > 0
     said = fleet.sidecars[0].command("spool", "status")
     assert said.returncode == 0, said.stderr
     assert f"{SIDECARS} gateways, {RECORDERS} recorders" in said.stdout

@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-from proxy.cli import REPORT_NAMES, main
+from proxy.cli import main
+from proxy.cli_read import REPORT_NAMES
 from proxy.config import Log
 from proxy.log import configure, event, logger
 from tests.security.hostile import strings, unsafe_in

@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-from proxy.cli import REPORT_NAMES, main
+from proxy.cli import main
+from proxy.cli_read import REPORT_NAMES
 from proxy.store.reports import OVERVIEW, REPORTS
 from proxy.views import lines
 from tests.turns.scripts import BEGIN, Talk
