@@ -9,6 +9,7 @@ import aiohttp
 import asyncpg
 import pytest
 
+from proxy.rollup import Rollup
 from proxy.store.postgres import Store
 from tests.store.rows import POISON, record
 from tests.turns.scripts import Talk
@@ -209,6 +210,31 @@ async def test_a_search_finds_words_and_beginnings_in_messages(tmp_path, dsn):
         assert await found("voice") == []
         assert await found("' | & ! :* ( %") == ["one", "two"]  # no word at all
         assert "the invoice" in await get(address, "/conversations?q=invoice&session=two")
+
+
+async def test_the_overview_says_the_same_once_it_is_added_up(tmp_path, dsn):
+    talks = [
+        Talk(f"s-{n}", at=NOW - timedelta(days=n, hours=n))
+        .user("go")
+        .call("look", [("read", {})])
+        .results("Error: no")
+        .call("done")
+        for n in range(25)
+    ]
+    await fill(dsn, [call for talk in talks for call in talk.records])
+
+    def numbers(text):
+        shown = text[text.index('<dl class="stats">') : text.index('id="tools-title"')]
+        return re.findall(r"<(?:dd|td)[^>]*>(?:<[^>]*>)*([^<]+)", shown)
+
+    async with listening(tmp_path, dsn) as address:
+        before, unwell = await get(address, "/overview?since=4w"), await get(address, "/health")
+        await Rollup(dsn).round(datetime.now(UTC))
+        after, well = await get(address, "/overview?since=4w"), await get(address, "/health")
+    assert "50" in numbers(before)  # calls
+    assert numbers(after) == numbers(before)
+    assert "to be added up" in unwell
+    assert "to be added up" not in well
 
 
 async def test_whatever_a_row_holds_has_its_page(tmp_path, dsn):

@@ -10,5 +10,7 @@ SELECT (SELECT max(created_at) FROM agent_telemetry) AS newest_at,
         FROM estimate e) AS rows,
     (SELECT count(*) FROM (SELECT FROM agent_links WHERE is_pending LIMIT 10000) p) AS pending,
     (SELECT min(created_at) FROM agent_links WHERE is_pending) AS pending_since,
+    (SELECT count(DISTINCT at) FROM agent_rollup_stale
+        WHERE at < CURRENT_TIMESTAMP - INTERVAL '1 hour') AS not_summed,
     pg_database_size(current_database()) AS bytes,
     current_setting('server_version') AS version
