@@ -55,6 +55,7 @@ IS_SETTLED = """
 SELECT count(*) = $COUNT AND NOT bool_or(is_pending OR due_at IS NOT NULL) AS done FROM agent_links
 """
 
+BY_HAND = "<!-- Below: by hand; `make agents` keeps it. -->"
 INTRODUCTION = """# How well turns are understood
 
 Written by `make agents`. Requests of real agents, replayed through the gateway with scripted
@@ -218,6 +219,12 @@ def sources(*, is_bare: bool) -> dict[str, Sequence[Scenario]]:
     return found
 
 
+def by_hand(page: Path) -> str:
+    """The part of the page that was not written here."""
+    written = page.read_text() if page.exists() else ""
+    return "".join(written.partition(BY_HAND)[1:])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--write", type=Path, help="also write the figures into this file")
@@ -233,7 +240,7 @@ def main() -> int:
     if not HAS_RECORDINGS:
         print(f"no recorded coding agents at {FOLDER}", file=sys.stderr)
     if arguments.write:
-        arguments.write.write_text("\n".join(text))
+        arguments.write.write_text("\n".join([*text, by_hand(arguments.write)]))
     return 1 if misses else 0
 
 
