@@ -6,7 +6,7 @@ WORKERS ?= auto
 LOCK    = --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
           --custom-compile-command 'make lock'
 
-.PHONY: run test agents fuzz faults fleet soak check coverage bench bench-peers docs audit lock clean
+.PHONY: run test agents fuzz faults fleet soak check coverage bench bench-peers docs images audit lock clean
 
 run: $(VENV)/.installed
 	@$(BIN)/agent-telemetry serve $(ARGS)
@@ -57,6 +57,10 @@ bench-peers: $(VENV)/.installed-test
 # The parts of docs/ that follow from the program: configuration, metrics, the table.
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m tests.docs.generate
+
+# The images of the web page; needs Chromium.
+images: $(VENV)/.installed-test
+	$(BIN)/python -m tests.web.images
 
 # Licences, files that run by themselves, an SBOM, known vulnerabilities.
 audit: $(VENV)/.installed-test
