@@ -2,7 +2,7 @@
 
 A step is one short transaction, followed by a pause as long as itself; one process at a time
 works, under an advisory lock that belongs to the transaction. A table that is taken over is added
-up the latest first.
+up the latest first; where rows lie so close that a step takes too long, in smaller steps.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import logging
 import time
 from datetime import UTC, datetime
 
-from proxy.errors import RowRejected, StoreMisconfigured, StoreUnavailable
+from proxy.errors import RowRejected, StoreMisconfigured, StoreTooSlow, StoreUnavailable
 from proxy.log import describe, event
 from proxy.store import rollup
-from proxy.store.postgres import connect, translated
+from proxy.store.postgres import STATEMENT_TIMEOUT_S, Connection, connect, translated
 
 EVERY_S = 30.0
 LOCK = 0x73756D  # "sum" in ASCII; the key of the advisory lock, the same in every version
@@ -25,8 +25,10 @@ _TRY_LOCK = "SELECT pg_try_advisory_xact_lock($1)"
 class Rollup:
     """Adds up the rows of one database."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, statement_timeout_s: float = STATEMENT_TIMEOUT_S) -> None:
         self._dsn = dsn
+        self._statement_timeout_s = statement_timeout_s
+        self._most = rollup.STEP_MAX
 
     async def run(self) -> None:
         """Work until cancelled. While the database is away, wait."""
@@ -44,17 +46,31 @@ class Rollup:
 
         Raises StoreUnavailable, StoreMisconfigured or RowRejected.
         """
-        connection, done = await connect(self._dsn), 0
+        connection = await connect(self._dsn, statement_timeout_s=self._statement_timeout_s)
+        done = 0
         try:
-            with translated():
-                while True:
-                    began = time.monotonic()
-                    async with connection.transaction():
-                        is_ours = await connection.fetchval(_TRY_LOCK, LOCK)
-                        found = await rollup.step(connection, now) if is_ours else 0
-                    done += found
-                    if not found:
-                        return done
-                    await asyncio.sleep(time.monotonic() - began)
+            while True:
+                began = time.monotonic()
+                found = await self._step(connection, now)
+                if found == 0:
+                    return done
+                done += found or 0
+                await asyncio.sleep(time.monotonic() - began)
         finally:
             connection.terminate()
+
+    async def _step(self, connection: Connection, now: datetime) -> int | None:
+        """How many times were added up; None: these were too many at once."""
+        try:
+            with translated():
+                async with connection.transaction():
+                    if not await connection.fetchval(_TRY_LOCK, LOCK):
+                        return 0
+                    found = await rollup.step(connection, now, self._most)
+        except StoreTooSlow:
+            if self._most == 1:
+                raise
+            self._most = max(1, self._most // 8)
+            return None
+        self._most = min(rollup.STEP_MAX, self._most * 2)
+        return found

@@ -81,13 +81,13 @@ class Part:
     end: datetime
 
 
-async def step(connection: Connection, now: datetime) -> int:
+async def step(connection: Connection, now: datetime, most: int = STEP_MAX) -> int:
     """Add up the latest of what is noted and over; returns how many ten minutes that were.
 
     To be called inside of a transaction, by one at a time.
     """
     over = now - 2 * BASE
-    due = [row["at"] for row in await connection.fetch(_DUE, over, STEP_MAX)]
+    due = [row["at"] for row in await connection.fetch(_DUE, over, most)]
     if not due:
         await connection.execute(_COMPACT, over)
         return 0

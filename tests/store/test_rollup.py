@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -227,6 +228,41 @@ async def test_no_row_that_can_be_stored_stops_a_writer_or_the_sums(connection, 
     await connection.execute("UPDATE agent_telemetry SET created_at = NULL WHERE ctid = '(0,3)'")
     await Rollup(dsn).round(datetime.now(UTC) + timedelta(days=1))
     assert await stale(connection) == []
+
+
+async def test_steps_that_take_too_long_become_smaller(connection, store, dsn):
+    await store.write([record(created_at=NOW - n * BASE) for n in range(2, 22)])
+    await connection.execute(
+        "CREATE OR REPLACE FUNCTION agent_bin(ms INTEGER) RETURNS SMALLINT LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_sleep(0.05); RETURN 5; END'"
+    )
+    assert await Rollup(dsn, statement_timeout_s=1).round(LATER) == 20
+    assert await stale(connection) == []
+    added = "SELECT sum(counted) FROM agent_rollup WHERE width_s = 86400"
+    assert await connection.fetchval(added) == 20
+
+
+async def test_whoever_may_write_rows_needs_no_other_right(connection, dsn):
+    role = f"writer_{uuid4().hex}"
+    await connection.execute(f"CREATE ROLE {role}")
+    await connection.execute(
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON agent_telemetry TO {role}; SET ROLE {role};"
+        "SET search_path = pg_catalog"
+    )
+    # What such a role puts in the way has no effect.
+    await connection.execute("CREATE TEMPORARY TABLE agent_rollup_stale (at TIMESTAMPTZ)")
+    await connection.execute(
+        "INSERT INTO public.agent_telemetry (created_at, model_used, system_prompt, chat_history,"
+        " duration_ms) VALUES ($1, 'm', '', '[]', 1)",
+        NOW,
+    )
+    await connection.execute("UPDATE public.agent_telemetry SET created_at = $1", LATER)
+    assert await connection.fetchval("SELECT count(*) FROM pg_temp.agent_rollup_stale") == 0
+    await connection.execute("RESET ROLE")
+    noted = await connection.fetch("SELECT DISTINCT at FROM public.agent_rollup_stale ORDER BY 1")
+    assert [row["at"] for row in noted] == [_begin(NOW), _begin(LATER)]
+    await connection.execute("DISCARD TEMP")
+    await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 async def test_a_table_that_is_emptied_has_no_sums(connection, store, dsn):
