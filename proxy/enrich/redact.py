@@ -24,7 +24,7 @@ from proxy.config import Redaction
 from proxy.enrich.credentials import Credentials
 from proxy.enrich.media import is_reference
 from proxy.enrich.redact_rules import PII, SECRETS
-from proxy.enrich.ruleset import RuleSet, own_rules
+from proxy.enrich.ruleset import PASSES_MAX, RuleSet, own_rules
 from proxy.exchange import Secret, Start
 from proxy.record import TelemetryRecord
 
@@ -234,10 +234,14 @@ class Scan:
         return clean
 
     def _searched(self, text: str, found: Counter[str]) -> str:
-        scrubbed, count = self._credentials.scrub(text)
-        if count:
-            found[CREDENTIAL] += count
-        return self._rules.apply(scrubbed, found)
+        for _ in range(PASSES_MAX):
+            scrubbed, count = self._credentials.scrub(text)
+            if count:
+                found[CREDENTIAL] += count
+            text = self._rules.apply(scrubbed, found)
+            if text == scrubbed:  # else a credential may be found that was glued to what is gone
+                break
+        return text
 
     def _messages(self, history: list[Json]) -> list[Json]:
         self.history = [self._key(message) for message in history]

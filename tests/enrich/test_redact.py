@@ -411,6 +411,13 @@ def test_marks_are_never_taken_apart(pattern: str) -> None:
     assert (again, counts) == (once, {})
 
 
+def test_credential_glued_to_a_long_secret_of_another_kind_is_found() -> None:
+    glued = KEY + "sk-ant-api03-" + some(300)
+    once, counts = redact(REDACTOR, record(user_message=glued), start(KEY))
+    assert KEY not in str(once)
+    assert counts["credential"] == 1
+
+
 SHAPES = st.sampled_from(
     [text.replace("«", "").replace("»", "") for text in EXAMPLES.values()] + [KEY, quote(KEY)]
 )
