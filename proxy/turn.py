@@ -11,11 +11,14 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 RULES_VERSION = 1
 """Raised whenever the same facts come to be judged differently."""
+
+CONVERSATIONS_KEPT = 4096  # ids that are not worked out again
 
 
 class End(StrEnum):
@@ -250,6 +253,7 @@ class Reported:
     is_pending: bool = False
 
 
+@lru_cache(CONVERSATIONS_KEPT)
 def conversation_id(project: str | None, session: str) -> UUID:
     """One id for the pair that identifies a conversation."""
     return uuid5(uuid5(NAMESPACE_OID, project or ""), session)

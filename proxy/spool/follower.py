@@ -27,7 +27,7 @@ from pathlib import Path
 from proxy.spool import slot
 from proxy.spool.carry import carried, carried_keys, carried_path, carry
 from proxy.spool.journal import Journal, State
-from proxy.spool.load import segment_records
+from proxy.spool.load import Windows, segment_records
 from proxy.spool.page import read_page
 from proxy.spool.segment import VERSION, Found, Kind
 from proxy.spool.segment_file import FOR_NOW, NOT_SOON, READ_TRIES_MAX, open_segment, walk
@@ -354,8 +354,9 @@ class SlotFollower:
         for call in behind:
             call.has_file = True
             try:
-                copied = segment_records(self._path, call)
-                call.carry(carry(self._path, call.key, call.carried_bytes, copied))
+                with Windows(self._path) as windows:
+                    copied = segment_records(windows, call)
+                    call.carry(carry(self._path, call.key, call.carried_bytes, copied))
             except OSError:
                 continue  # no room: the segments stay a little longer
         if behind:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
+from types import TracebackType
 from zlib import crc32
 
 from proxy.exchange import AnswerHead, End, Exchange, Piece, Start
@@ -16,6 +17,7 @@ from proxy.spool.segment_file import FOR_NOW, NOT_SOON, READ_TRIES_MAX, open_seg
 from proxy.spool.tracked import Tracked
 
 WINDOW_BYTES = 16 * 1024
+WINDOWS_MAX = 4  # segments held open at a time
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -47,13 +49,14 @@ class _Gathered:
                 self.end = End.from_bytes(payload)
 
 
-def load(slot: Path, call: Tracked) -> tuple[Exchange | None, bool]:
+def load(windows: Windows, call: Tracked) -> tuple[Exchange | None, bool]:
     """The exchange (None: its START cannot be read) and whether records of it are missing.
 
     Raises OSError where the disk does not give them back now, and may later.
     """
     parts = _Gathered()
-    for record in chain(_carried_records(slot, call), segment_records(slot, call)):
+    records = segment_records(windows, call)
+    for record in chain(_carried_records(windows.slot, call), records):
         try:
             if record is None:
                 parts.is_damaged = True
@@ -70,28 +73,30 @@ def load(slot: Path, call: Tracked) -> tuple[Exchange | None, bool]:
 
 
 def segment_records(
-    slot: Path, call: Tracked, first: int = 0
+    windows: Windows, call: Tracked, first: int = 0
 ) -> Iterator[tuple[Header, bytes] | None]:
     """Each record that was not carried, in order; None for one that cannot be read any more.
 
     Raises OSError as `load` does.
     """
-    opened: dict[int, _Window | None] = {}
-    with ExitStack() as stack:
-        for position in call.positions[first:]:
-            number, offset = position >> 32, position & 0xFFFFFFFF
-            if number not in opened:
-                try:
-                    opened[number] = _Window(stack.enter_context(open_segment(slot, number)))
-                except OSError as error:
-                    _settle_for_none(call, error)
-                    opened[number] = None
-            window = opened[number]
-            try:
-                yield window.record(offset, call.key) if window else None
-            except OSError as error:
-                _settle_for_none(call, error)
-                yield None
+    closed: set[int] = set()
+    for position in call.positions[first:]:
+        number, offset = position >> 32, position & 0xFFFFFFFF
+        if number in closed:
+            yield None
+            continue
+        try:
+            window = windows.of(number)
+        except OSError as error:
+            _settle_for_none(call, error)
+            closed.add(number)
+            yield None
+            continue
+        try:
+            yield window.record(offset, call.key)
+        except OSError as error:
+            _settle_for_none(call, error)
+            yield None
 
 
 def _carried_records(slot: Path, call: Tracked) -> Iterator[tuple[Header, bytes] | None]:
@@ -114,12 +119,41 @@ def _settle_for_none(call: Tracked, error: OSError) -> None:
         raise error
 
 
+class Windows:
+    """The segments of one slot, open for reading: calls that lie together are loaded together."""
+
+    def __init__(self, slot: Path) -> None:
+        self.slot = slot
+        self._open: dict[int, _Window] = {}
+
+    def __enter__(self) -> Windows:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def of(self, number: int) -> _Window:
+        """Raises OSError where the segment cannot be opened."""
+        found = self._open.get(number)
+        if found is None:
+            if len(self._open) >= WINDOWS_MAX:
+                self._open.pop(next(iter(self._open))).close()
+            found = self._open[number] = _Window(open_segment(self.slot, number))
+        return found
+
+
 class _Window:
     """Reads a file in pieces large enough for the small records that lie close together."""
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
         self._offset, self._data = 0, b""
+
+    def close(self) -> None:
+        self._file.close()
 
     def record(self, offset: int, key: bytes) -> tuple[Header, bytes] | None:
         """None: it is not there, or has rotted since it was found. Raises OSError."""
@@ -133,8 +167,7 @@ class _Window:
         """Raises OSError, also at the end of the file."""
         at = offset - self._offset
         if at < 0 or at + length > len(self._data):
-            self._file.seek(offset)
-            self._data = self._file.read(max(length, WINDOW_BYTES)) or b""
+            self._data = os.pread(self._file.fileno(), max(length, WINDOW_BYTES), offset)
             self._offset, at = offset, 0
             if len(self._data) < length:
                 raise OSError("the segment was cut")

@@ -19,7 +19,7 @@ from proxy.exchange import Exchange
 from proxy.spool import slot
 from proxy.spool.follower import SlotFollower
 from proxy.spool.journal import State
-from proxy.spool.load import load
+from proxy.spool.load import Windows, load
 from proxy.spool.sockets import SocketDelivery, next_part
 from proxy.spool.totals import Loss
 from proxy.spool.tracked import Tracked
@@ -122,19 +122,20 @@ class SpoolReader:
 
     def _read_slot(self, number: int, wanted: int) -> Iterator[Delivery]:
         follower = self._followers[number]
-        for done in range(wanted):
-            if not follower.ready:
-                follower.advance(wanted - done)
-            if not follower.ready:
-                break
-            call = follower.ready.popleft()
-            try:
-                exchange, is_damaged = load(follower.path, call)
-            except OSError:
-                follower.ready.append(call)  # behind the others, which may be readable
-                break
-            if exchange is None:
-                follower.settle([call], State.LOST, Loss.DAMAGED)
-            else:
-                yield Delivery(exchange, is_damaged, number, call)
+        with Windows(follower.path) as windows:
+            for done in range(wanted):
+                if not follower.ready:
+                    follower.advance(wanted - done)
+                if not follower.ready:
+                    break
+                call = follower.ready.popleft()
+                try:
+                    exchange, is_damaged = load(windows, call)
+                except OSError:
+                    follower.ready.append(call)  # behind the others, which may be readable
+                    break
+                if exchange is None:
+                    follower.settle([call], State.LOST, Loss.DAMAGED)
+                else:
+                    yield Delivery(exchange, is_damaged, number, call)
         follower.flush()

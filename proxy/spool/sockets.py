@@ -17,7 +17,7 @@ from proxy.endpoints import SOCKETS
 from proxy.exchange import AnswerHead, End, Start
 from proxy.socket_part import SocketPart, SocketPiece
 from proxy.spool.carry import carried
-from proxy.spool.load import UNREADABLE, segment_records
+from proxy.spool.load import UNREADABLE, Windows, segment_records
 from proxy.spool.segment import Header, Kind
 from proxy.spool.tracked import Tracked
 
@@ -99,8 +99,9 @@ def _carried(slot: Path, call: Tracked) -> Iterator[tuple[Header, bytes] | None]
 
 def _in_segments(slot: Path, call: Tracked) -> Iterator[tuple[Header, bytes] | None]:
     try:
-        for record in segment_records(slot, call, call.positions_read):
-            call.positions_read += 1
-            yield record
+        with Windows(slot) as windows:
+            for record in segment_records(windows, call, call.positions_read):
+                call.positions_read += 1
+                yield record
     except OSError:
         return  # not now: the next part begins there
