@@ -19,7 +19,7 @@ from proxy.decode.dispatch import DECODER_VERSION, decode
 from proxy.enrich.canonical import Digests
 from proxy.enrich.cost import cost_usd
 from proxy.enrich.facts import Histories, link_of, without_content
-from proxy.enrich.media import extract, settle
+from proxy.enrich.media import Bare, extract, settle
 from proxy.enrich.redact import Redactor, metadata_only
 from proxy.enrich.sessions import Hints, Identity, identify
 from proxy.enrich.tokens import TokenCounter
@@ -77,6 +77,7 @@ class Assembler:
         self.redactor = Redactor(config.redaction)
         self._counter = TokenCounter()
         self._histories = Histories()
+        self._bare = Bare()
 
     def assembled(self, exchange: Exchange, problems: Sequence[str] = ()) -> Assembled:
         """The row of one exchange, decoded, counted, priced, redacted, and what lies beside it.
@@ -144,7 +145,8 @@ class Assembler:
         scan = self.redactor.scan(exchange.start)
         media_bytes = self._config.capture.media_bytes
         try:
-            bare, taken = extract(record, scan.text, media_bytes)
+            names = scan.names(record.chat_history)
+            bare, taken = extract(record, scan.text, media_bytes, self._bare, names)
             clean = scan.record(bare)
         except Exception as error:  # noqa: BLE001 - fail closed for the data, open for the row
             noted = _noted(record, f"redaction failed: {describe(error)}")

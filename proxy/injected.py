@@ -55,6 +55,7 @@ _BEGINNINGS: tuple[tuple[str, Injection], ...] = (
     ("CRITICAL: Respond with TEXT ONLY", Injection.SUMMARY_REQUEST),
     ("You are performing a CONTEXT CHECKPOINT COMPACTION", Injection.SUMMARY_REQUEST),
 )
+_STARTS = tuple(beginning.rstrip() for beginning, _ in _BEGINNINGS)
 _TITLED = re.compile(r"<session>\n(.*)\n</session>", re.DOTALL)  # what was typed, to be named
 
 
@@ -94,10 +95,14 @@ def read(text: str, *, follows_call: bool = False) -> Reading:
     stripped = rest.strip()
     if stripped.startswith("<session>\n") and (titled := _TITLED.fullmatch(stripped)):
         return Reading(titled[1].strip(), frozenset(found | {Injection.TITLE_REQUEST}))
-    for beginning, injection in _BEGINNINGS:
-        if stripped.startswith(beginning.rstrip()):
-            summary = stripped if injection is Injection.SUMMARY else ""
-            return Reading("", frozenset(found | {injection}), summary)
+    if stripped.startswith(_STARTS):
+        injection = next(
+            kind
+            for start, (_, kind) in zip(_STARTS, _BEGINNINGS, strict=True)
+            if stripped.startswith(start)
+        )
+        summary = stripped if injection is Injection.SUMMARY else ""
+        return Reading("", frozenset(found | {injection}), summary)
     return Reading(stripped if found else text, frozenset(found))
 
 

@@ -96,7 +96,10 @@ class Growing:
         self.media.append(part)
 
     def choice(self, index: int = 0) -> Choice:
-        return self.choices.setdefault(index, Choice())
+        found = self.choices.get(index)
+        if found is None:
+            found = self.choices[index] = Choice()
+        return found
 
     def say(self, text: str, choice: int = 0) -> None:
         if text:
@@ -143,7 +146,7 @@ class Growing:
     def answer(self, body: Body) -> Answer:
         """The answer as far as it came. `body` tells when its content arrived."""
         first = min(self.choices, default=0)
-        main = self.choices.get(first, Choice())
+        main = self.choices.get(first) or Choice()
         is_whole = self.is_terminated or (self.is_plain and self._offset > 0)
         usage = self.usage and replace(self.usage, is_final=is_whole or self.is_usage_final)
         arrival = None

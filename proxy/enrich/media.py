@@ -19,7 +19,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import is_not
 from typing import Any
@@ -31,6 +31,7 @@ from proxy.record import Blob, TelemetryRecord
 
 NAME = "$blob"
 COLUMNS = ("chat_history", "request_params", "tool_calls", "tool_results", "capture")
+BARE_MAX = 20_000  # names of messages without media that are remembered
 DEPTH_MAX = 64  # no API nests media deeper; what lies deeper is left alone, by `restore` too
 CHARS_MIN = 32  # no image is shorter; so words of a text are not even looked at
 
@@ -103,20 +104,56 @@ _TEXT = "text"
 Members = Mapping[str, Json]
 
 
+class Bare:
+    """Names of messages in which no media were found: agents send them again in each round."""
+
+    def __init__(self) -> None:
+        self._names: set[bytes] = set()
+
+    def may_hold(self, history: list[Json], names: Sequence[bytes | None]) -> bool:
+        """Whether a message of the history may hold media. `names` identify the messages."""
+        if len(names) != len(history):
+            return _may_hold_media(history)
+        for message, name in zip(history, names, strict=True):
+            if name is not None and name in self._names:
+                continue
+            if _may_hold_media(message):
+                return True
+            if name is not None:
+                self._note(name)
+        return False
+
+    def _note(self, name: bytes) -> None:
+        if len(self._names) >= BARE_MAX:
+            self._names.clear()
+        self._names.add(name)
+
+
 def extract(
-    record: TelemetryRecord, clean: Callable[[str], str], bytes_max: int
+    record: TelemetryRecord,
+    clean: Callable[[str], str],
+    bytes_max: int,
+    bare: Bare | None = None,
+    names: Sequence[bytes | None] = (),
 ) -> tuple[TelemetryRecord, dict[str, Blob]]:
     """The record with references for media, and what was taken out, by SHA-256.
 
     Content of no known kind is a medium only where it is larger than `bytes_max`: anything else may
-    be a secret, and stays where redaction sees it.
+    be a secret, and stays where redaction sees it. Messages of the history that `bare` knows by
+    their `names` are not looked into again.
     """
     extraction = _Extraction(clean, bytes_max)
-    changed: dict[str, Any] = {
-        column: extraction.value(value)
-        for column in COLUMNS
-        if (value := getattr(record, column)) and _may_hold_media(value)
-    }
+    changed: dict[str, Any] = {}
+    for column in COLUMNS:
+        value = getattr(record, column)
+        if not value:
+            continue
+        if bare is not None and column == "chat_history":
+            may_hold = bare.may_hold(value, names)
+        else:
+            may_hold = _may_hold_media(value)
+        if may_hold:
+            changed[column] = extraction.value(value)
     return replace(record, **changed) if changed else record, extraction.taken
 
 

@@ -12,7 +12,7 @@ fixed weight. Nothing here logs, and a failure is the caller's to answer with `m
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -178,6 +178,7 @@ class Scan:
     def __init__(self, rules: RuleSet, seen: _Seen, sought: _Sought) -> None:
         self.counts: Counter[str] = Counter()
         self.history: list[bytes | None] = []
+        self._named_history: list[Json] | None = None
         self._rules = rules
         self._seen = seen
         self._credentials = sought.credentials
@@ -200,7 +201,7 @@ class Scan:
                 changed[column] = {**own, **self._object(given, self._list)}
             elif value:
                 changed[column] = self._parts(value)
-        return replace(record, **changed)
+        return replace(record, **changed) if self.counts else record
 
     def json(self, value: dict[str, Json]) -> Json:
         """One object without secrets."""
@@ -243,8 +244,15 @@ class Scan:
                 break
         return text
 
+    def names(self, history: list[Json]) -> Sequence[bytes | None]:
+        """What identifies each message, and what is looked for in it."""
+        if self._named_history is not history:
+            self._named_history = history
+            self.history = [self._key(message) for message in history]
+        return self.history
+
     def _messages(self, history: list[Json]) -> list[Json]:
-        self.history = [self._key(message) for message in history]
+        self.names(history)
         return [
             self._named(message, key) for message, key in zip(history, self.history, strict=True)
         ]
@@ -289,9 +297,18 @@ class Scan:
         return blake2b(data, digest_size=16, key=self._context, person=kind).digest()
 
     def _list(self, value: Json) -> Json:
-        if isinstance(value, list):
-            return [self._part(item) for item in value]
-        return self._part(value)
+        """Looked up as one, since agents send the same tools each time; else item by item."""
+        if not isinstance(value, list):
+            return self._part(value)
+        key = self._key(value) if len(value) > 1 else None
+        if key is not None and self._seen.is_harmless(key, ""):
+            return value
+        before, self.counts = self.counts, Counter()
+        items = [self._part(item) for item in value]
+        if key is not None and not self.counts:
+            self._seen.note_harmless(key, "")
+        self.counts = before + self.counts
+        return items
 
     def _walk(self, value: Json, depth: int) -> Json:
         if isinstance(value, str):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import orjson
 
@@ -22,6 +23,7 @@ NAME_CHARS_MAX = 64
 VALUE_CHARS_MAX = 1024
 METADATA_CHARS_MAX = 16_384  # of one JSON header; a longer one is kept as cut text
 CLIENT_CHARS_MAX = 100
+CLIENTS_KEPT = 256  # programs whose names are not searched for again
 
 CODEX_TURN = "x-codex-turn-metadata"
 
@@ -128,8 +130,8 @@ def _all_labels(start: Start, prompt: Prompt) -> Iterator[tuple[str, Json]]:
 def _from_header(header: str, value: str) -> Iterator[tuple[str, Json]]:
     label = names.LABEL_HEADERS.get(header)
     if label is None:
-        prefix = next((p for p in names.KEPT_REQUEST_PREFIXES if header.startswith(p)), None)
-        if prefix is not None:
+        if header.startswith(names.KEPT_REQUEST_PREFIXES):
+            prefix = next(p for p in names.KEPT_REQUEST_PREFIXES if header.startswith(p))
             yield header[len(prefix) :], _cut(value)
     elif header == "x-litellm-tags":
         tags = [_cut(tag.strip()) for tag in value.split(",") if tag.strip()]
@@ -179,6 +181,8 @@ def _text(value: Json | None) -> str | None:
 
 def _decoded(value: str) -> str:
     """A header's text: UTF-8 where its bytes are valid as such, else as it was read."""
+    if value.isascii():
+        return value
     try:
         return value.encode("iso-8859-1").decode("utf-8")
     except UnicodeError:
@@ -190,5 +194,10 @@ def _client(headers: _Headers) -> str | None:
     agent = headers.first(("user-agent", "originator", "x-app"))
     if agent is None:
         return None
-    product = _PRODUCT.search(agent)
-    return product.group()[:CLIENT_CHARS_MAX] if product else None
+    return _product(agent)
+
+
+@lru_cache(CLIENTS_KEPT)
+def _product(agent: str) -> str | None:
+    found = _PRODUCT.search(agent)
+    return found.group()[:CLIENT_CHARS_MAX] if found else None
