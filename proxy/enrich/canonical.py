@@ -292,6 +292,8 @@ def plain(text: str) -> str:
 @lru_cache(maxsize=256)
 def _plain(text: str) -> str:
     """An answer's text is asked for several times, as what was said and as what will be heard."""
+    if text.isprintable() and "  " not in text:  # no white space but single blanks
+        return text.strip(" ")
     return " ".join(clean(text).split())
 
 
@@ -302,11 +304,10 @@ class Digests:
         self._secret = secret[:64]
 
     def of(self, *parts: str) -> str:
-        hasher = blake2b(digest_size=8, key=self._secret)
-        for part in parts:
-            data = part.encode("utf-8", "replace")
-            hasher.update(b"%d:%b" % (len(data), data))
-        return urlsafe_b64encode(hasher.digest())[:11].decode()
+        encoded = [part.encode("utf-8", "replace") for part in parts]
+        data = b"".join([b"%d:%b" % (len(part), part) for part in encoded])
+        digest = blake2b(data, digest_size=8, key=self._secret).digest()
+        return urlsafe_b64encode(digest)[:11].decode()
 
     def of_call(self, called: Called) -> str:
         return self.of("call", called.name, plain(_written(called.arguments)))

@@ -25,6 +25,7 @@ from operator import is_not
 from typing import Any
 
 import orjson
+import re2
 
 from proxy.call import Json
 from proxy.record import Blob, TelemetryRecord
@@ -46,7 +47,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "result": (),  # of OpenAI's image generation
 }
 # What JSON text with a medium, or with something like a reference to one, has in it.
-_TRACES = (b";base64,", b'blob":', *(f'"{name}":'.encode() for name in _PLACES))
+_TRACES = re2.compile(rf';base64,|blob":|"(?:{"|".join(_PLACES)})":'.encode())
 _GENERATED = "image_generation_call"
 _DATA_URL = re.compile(r"data:([\w.+-]{1,64}/[\w.+-]{1,64})?(?:;[\w-]{1,32}=[\w.-]{1,64})?;base64,")
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}")
@@ -287,7 +288,7 @@ def _may_hold_media(value: Json) -> bool:
         written = orjson.dumps(value)
     except TypeError:  # lone surrogates, integers over 64 bits, too deep
         return True
-    return any(trace in written for trace in _TRACES)
+    return _TRACES.search(written) is not None
 
 
 def _mapped(record: TelemetryRecord, change: Callable[[Json], Json]) -> TelemetryRecord:
