@@ -1,17 +1,20 @@
 """What recording costs behind the gateway: a spool full of calls, worked off by one recorder.
 
-    python -m bench.backlog [--calls N] [--fresh] [--write]
+    python -m bench.backlog [--calls N] [--fresh | --meanwhile] [--write]
 
 The calls are an agent's: conversations of nine rounds whose requests have 10 KB on average, of
 which four fifths were in an earlier request. `--fresh`: every call is the only one of its
 conversation and nothing in it came before. Redaction is on, and the agent's key is looked for in
 every text. Stated are CPU seconds of the recorder's process and of PostgreSQL's until all rows are
-committed, and afterwards what linking them into turns took.
+committed, and afterwards what linking them into turns took: until then the linker's lock is held
+here, so that neither is part of the other. `--meanwhile`: rows are linked while others are written,
+as they are when nobody measures, and the figures of the recorder hold both.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import os
 import random
@@ -36,11 +39,13 @@ from proxy.exchange import AnswerHead, End, Labels, Outcome, Secret, Start
 from proxy.spool.totals import read_totals, summed
 from proxy.spool.writer import SpoolWriter
 from proxy.store.embedded import EmbeddedServer
+from proxy.store.links import LOCK
 from proxy.wire.tap import mint_id
 
 ROUNDS = 9  # of a conversation
 PARTS = 10  # of a drain, for memory and speed
-LATE_S = 900.0
+LATE_S = 1800.0
+REPEATED, FRESH, MEANWHILE = "four fifths seen before", "all new", "linked meanwhile"
 WORDS = str.split(
     "the of and to in is that for it as was with be by on not he his but at are this have from "
     "or had an they which one you were her all she there would their we him been has when who "
@@ -130,6 +135,7 @@ def fill(spool: Path, count: int, *, is_fresh: bool) -> int:
 class Drained:
     """What working it off took. Seconds; memory in bytes, speed in calls/s, by part."""
 
+    kind: str
     calls: int
     bytes_per_call: int
     recorder_s: float
@@ -147,10 +153,10 @@ class Drained:
         return self.calls / self.recorder_s
 
 
-def drained(directory: Path, count: int, *, is_fresh: bool) -> Drained:
+def drained(directory: Path, count: int, kind: str) -> Drained:
     """Fill a spool, start a recorder on it, and watch it until everything is stored and linked."""
     spool = directory / "spool"
-    size = fill(spool, count, is_fresh=is_fresh)
+    size = fill(spool, count, is_fresh=kind == FRESH)
     server = EmbeddedServer(directory)
     dsn = server.start()
     own = {"DATA_DIR": str(directory), "STORE__DSN": dsn, "LOG__LEVEL": "warning"}
@@ -160,9 +166,10 @@ def drained(directory: Path, count: int, *, is_fresh: bool) -> Drained:
     before = cpu_s(postgres())
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:
-        found = Drained(count, size // count, 0, 0, 0, 0, 0, 0)
-        _watch(found, spool, process.pid)
-        found.postgres_s = cpu_s(postgres()) - before
+        found = Drained(kind, count, size // count, 0, 0, 0, 0, 0, 0)
+        with contextlib.nullcontext() if kind == MEANWHILE else without_linking(dsn):
+            _watch(found, spool, process.pid)
+            found.postgres_s = cpu_s(postgres()) - before
         uvloop.run(_until_linked(dsn, found))
         found.linking_s = cpu_s([process.pid]) - found.recorder_s
         found.linking_postgres_s = cpu_s(postgres()) - before - found.postgres_s
@@ -171,6 +178,18 @@ def drained(directory: Path, count: int, *, is_fresh: bool) -> Drained:
         process.wait(30)
         server.stop()
     return found
+
+
+@contextlib.contextmanager
+def without_linking(dsn: str) -> Iterator[None]:
+    """Hold the lock that linkers compete for."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(dsn))
+        runner.run(connection.execute("SELECT pg_advisory_lock($1)", LOCK))
+        try:
+            yield
+        finally:
+            runner.run(connection.close())
 
 
 def _watch(found: Drained, spool: Path, pid: int) -> None:
@@ -210,7 +229,7 @@ def line(found: Drained) -> str:
     half = found.memory[PARTS // 2 :]
     last = median(found.part_cpu_s[1:]) / found.part_cpu_s[-1] if found.part_cpu_s[-1] else 0
     return (
-        f"| {found.calls:,} | {found.bytes_per_call / 1000:.1f} "
+        f"| {found.calls:,} {found.kind} | {found.bytes_per_call / 1000:.1f} "
         f"| {found.recorder_s / found.calls * 1000:.3f} | {found.per_core:,.0f} "
         f"| {found.postgres_s / found.calls * 1000:.3f} "
         f"| {found.linking_s / found.calls * 1000:.3f} "
@@ -229,18 +248,26 @@ HEAD = (
 )
 
 
+_SECTIONS = {REPEATED: "backlog", FRESH: "backlog-fresh", MEANWHILE: "backlog-large"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, default=20_000)
-    parser.add_argument("--fresh", action="store_true")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--fresh", dest="kind", action="store_const", const=FRESH)
+    kinds.add_argument("--meanwhile", dest="kind", action="store_const", const=MEANWHILE)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
+    kind = options.kind or REPEATED
     with tempfile.TemporaryDirectory() as where, contextlib.suppress(KeyboardInterrupt):
-        found = drained(Path(where), options.calls, is_fresh=options.fresh)
+        found = drained(Path(where), options.calls, kind)
         print(f"{HEAD}\n{line(found)}")
         print(found)
         if options.write:
-            report.replace_section("backlog", f"{report.conditions({})}\n\n{HEAD}\n{line(found)}")
+            report.replace_section(
+                _SECTIONS[kind], f"{report.conditions({})}\n\n{HEAD}\n{line(found)}"
+            )
 
 
 if __name__ == "__main__":

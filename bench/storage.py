@@ -4,8 +4,8 @@
 
 Writes the same records into two databases of one PostgreSQL with the settings of the embedded one,
 in rounds that take turns. CPU is that of this process (which does what the recorder does after
-assembling) and of PostgreSQL. The second part adds what the spool takes and what PostgreSQL writes
-ahead. `python -m bench.retention` measures the rest.
+assembling, and collects cycles as seldom) and of PostgreSQL. The second part adds what the spool
+takes and what PostgreSQL writes ahead. `python -m bench.retention` measures the rest.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from bench.histories import Calls, agents, apart, data_sets, with_history
 from bench.processes import cpu_s, tree
 from bench.storage_document import publish
 from proxy import config
+from proxy.app import spare_the_collector
 from proxy.assemble import Assembled
 from proxy.store.embedded import NAME, EmbeddedServer
 from proxy.store.migrate import migrate
@@ -240,6 +241,7 @@ def _size(directory: Path) -> int:
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    spare_the_collector()
     with tempfile.TemporaryDirectory() as directory:
         embedded = EmbeddedServer(Path(directory))
         server = Server(embedded, embedded.start())
