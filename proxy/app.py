@@ -83,7 +83,7 @@ def run_admin(config: Config, sock: socket.socket, lifeline: int | None) -> None
     _run(config, lambda: _admin(config, sock, lifeline))
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """Look for cycles less often, and never in what was made at the start.
 
     Nearly nothing here is cyclic, and a full pass over the modules takes 20 ms, in the middle of
@@ -96,7 +96,7 @@ def _spare_the_collector() -> None:
 
 def _run(config: Config, role: Callable[[], Coroutine[Any, Any, None]]) -> None:
     listener = configure(config.log)
-    _spare_the_collector()
+    spare_the_collector()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.get_loop().set_exception_handler(on_loop_error)

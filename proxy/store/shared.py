@@ -191,7 +191,7 @@ async def amend_shared(connection: Connection, id: UUID, amendment: Amendment) -
     await SharedWriter(is_partitioned=False).store(connection, day, [shared])
     names = [_REFERENCES[column] for column in sorted(amendment.columns)]
     changes = ", ".join(f"{name} = ${place}" for place, name in enumerate(names, 2))
-    references = _references(shared)
+    references = dict(zip(("history", "system", "schemas"), _references(shared), strict=True))
     await connection.execute(
         f"UPDATE agent_contexts SET {changes} WHERE call_id = $1",  # noqa: S608 - our own names
         id,
@@ -208,19 +208,14 @@ def _day(created_at: Any) -> date:
 
 def _contexts(given: Mapping[UUID, Shared]) -> list[list[Any]]:
     """The columns of the contexts' rows."""
-    rows = [
-        (id, *_references(shared).values(), shared.size_bytes)
-        for id, shared in sorted(given.items())
-    ]
+    rows = [(id, *_references(given[id]), given[id].size_bytes) for id in sorted(given)]
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _references(shared: Shared) -> dict[str, UUID | None]:
-    return {
-        "history": _uuid(shared.chain[-1] if shared.chain else None),
-        "system": _uuid(shared.system),
-        "schemas": _uuid(shared.schemas),
-    }
+def _references(shared: Shared) -> tuple[str | None, str | None, str | None]:
+    """The history, the system prompt and the schemas."""
+    history = shared.chain[-1] if shared.chain else None
+    return _uuid(history), _uuid(shared.system), _uuid(shared.schemas)
 
 
 async def _ensure_chains(
@@ -259,9 +254,10 @@ async def _locked(
 ) -> set[Hash]:
     if not hashes:
         return set()
-    found = await connection.fetch(lock, day, [UUID(bytes=hash) for hash in hashes])
+    found = await connection.fetch(lock, day, [hash.hex() for hash in hashes])
     return {row["hash"].bytes for row in found}
 
 
-def _uuid(hash: Hash | None) -> UUID | None:
-    return None if hash is None else UUID(bytes=hash)
+def _uuid(hash: Hash | None) -> str | None:
+    """A hash as a value of the database's type; making a UUID of each costs ten times as much."""
+    return None if hash is None else hash.hex()

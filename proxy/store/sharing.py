@@ -26,6 +26,9 @@ COLUMNS = frozenset({"chat_history", "system_prompt", "request_params"})
 # Parameters that hold schemas, by the names that providers give them.
 SCHEMAS = frozenset({"tools", "functions", "toolConfig", "response_format", "text", "format"})
 
+# A history of one message this short stays in its row: most such calls are alone, and storing it
+# beside the row costs more than it saves. A call that goes on with it stores the message then.
+ALONE_CHARS_MAX = 4096
 MESSAGES_MAX = 10_000  # of a history; no agent sends as many, and each is two rows
 SCHEMAS_BYTES_MAX = 4 * 1024 * 1024  # with the other parameters; more stays in the row
 
@@ -97,6 +100,11 @@ def _rules(shared: Shared) -> dict[str, Rule]:
         return NO_PROMPT
 
     def chat_history(value: Any, cleaning: Cleaning) -> str:
+        if isinstance(value, list) and len(value) == 1:
+            alone = json_text(value, noted := Cleaning()) or NO_HISTORY
+            if len(alone) <= ALONE_CHARS_MAX:
+                cleaning.reasons |= noted.reasons
+                return alone
         if _are_messages(value) and (pieces := json_pieces(value, cleaning)):
             shared.add_history(pieces)
             return NO_HISTORY

@@ -62,13 +62,14 @@ async def test_what_another_conversation_refers_to_stays(store, dsn):
 async def test_a_sweep_takes_what_was_left_over_and_nothing_else(store, dsn):
     rows = conversation(rounds=5)
     await store.write(rows)
-    crashed = record(outcome="proxy_crashed", chat_history=[{"role": "user", "content": "half"}])
+    half = [{"role": "user", "content": "half"}, {"role": "user", "content": "a call"}]
+    crashed = record(outcome="proxy_crashed", chat_history=half)
     await store.write([crashed])
     await store.write([replace(crashed, outcome="complete", chat_history=rows[0].chat_history)])
     await store.write(conversation(rounds=3, session="by hand"))
     await store.fetch("DELETE FROM agent_telemetry WHERE session_id = 'by hand' RETURNING id")
     connection = await connect(dsn)
-    assert await sweep(connection) == 6  # five messages of one, one of the other
+    assert await sweep(connection) == 7  # five messages of one, two of the other
     assert await sweep(connection) == 0
     connection.terminate()
     found = {row["id"]: row["chat_history"] for row in await store.fetch(VIEW)}

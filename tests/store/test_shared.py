@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from proxy import config
 from proxy.record import COLUMNS, Beside
 from proxy.store.postgres import Store
-from proxy.store.sharing import MESSAGES_MAX, split
+from proxy.store.sharing import ALONE_CHARS_MAX, MESSAGES_MAX, split
 from proxy.store.storable import storable
 from tests.store.rows import NUMBERS, POISON, STRUCTURES, record
 from tests.turns.scripts import Talk
@@ -78,11 +78,26 @@ def orjson_of(value):
 
 
 async def test_the_row_itself_holds_small_values_instead(store):
-    (row,) = conversation(rounds=1)
+    row = conversation(rounds=2)[1]
     await store.write([row])
     (found,) = await store.fetch("SELECT * FROM agent_telemetry")
     assert (found["chat_history"], found["system_prompt"]) == ([], "")
     assert found["request_params"] == {"temperature": 0.5}
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+async def test_a_short_message_that_is_alone_stays_in_its_row(store, is_long):
+    text = "x" * (ALONE_CHARS_MAX if is_long else 100)
+    row = record(chat_history=[{"role": "user", "content": text}])
+    answered = [*row.chat_history, {"role": "assistant", "content": "hi"}]
+    await store.write([row])
+    assert await count(store, "agent_messages") == int(is_long)
+    (found,) = await store.fetch(TABLE)
+    assert found["chat_history"] == ([] if is_long else row.chat_history)
+    going_on = replace(row, id=uuid4(), chat_history=answered)
+    await store.write([going_on])
+    rows = {row["id"]: row["chat_history"] for row in await store.fetch(VIEW)}
+    assert rows == {row.id: row.chat_history, going_on.id: answered}
 
 
 SHARES = {"system_prompt": "p", "request_params": {"tools": [1]}}
@@ -193,8 +208,9 @@ async def test_amended_columns_are_shared_too(store):
 
 async def test_a_refused_row_does_not_take_the_others_with_it(store):
     await store.fetch('ALTER TABLE agent_messages ADD CHECK (content <> \'{"content": "bad"}\')')
-    bad = record(chat_history=[{"content": "bad"}])
-    good = [record(chat_history=[{"content": f"good {n}"}]) for n in range(20)]
+    first = {"content": "first"}
+    bad = record(chat_history=[first, {"content": "bad"}])
+    good = [record(chat_history=[first, {"content": f"good {n}"}]) for n in range(20)]
     result = await store.write([*good[:7], bad, *good[7:]])
     assert set(result.rejected) == {bad.id}
     rows = {row["id"]: row for row in await store.fetch(VIEW)}
