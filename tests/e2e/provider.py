@@ -102,6 +102,7 @@ class Entry:
 
     name: str
     stream: bool
+    is_slow: bool = False  # to send its request: the body comes in two parts
     status: int | None = None
     row_id: str | None = None
     body: bytes = b""
@@ -151,7 +152,7 @@ class Load:
         loop = asyncio.get_running_loop()
         start, sent = loop.time(), 0
         while not stop.is_set():
-            entry = Entry(f"{prefix}-{sent}", stream=sent % 2 == 0)
+            entry = Entry(f"{prefix}-{sent}", stream=sent % 2 == 0, is_slow=sent % 4 >= 2)
             self.ledger.append(entry)
             task = asyncio.create_task(self._call(session, entry))
             self._tasks.add(task)
@@ -162,13 +163,19 @@ class Load:
             await asyncio.sleep(max(0.0, start + sent / self.per_second - loop.time()))
 
     async def _call(self, session: aiohttp.ClientSession, entry: Entry) -> None:
-        body = {"model": "scripted-1", "messages": [{"role": "user", "content": entry.name}]}
+        asked = {"model": "scripted-1", "messages": [{"role": "user", "content": entry.name}]}
+        body = json.dumps(asked | {"stream": True} if entry.stream else asked).encode()
+        headers = {
+            "x-telemetry-session": entry.name,
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+        }
         start = asyncio.get_running_loop().time()
         try:
             async with session.post(
                 f"{self.url}/openai/v1/chat/completions",
-                json=body | {"stream": True} if entry.stream else body,
-                headers={"x-telemetry-session": entry.name},
+                data=_in_two(body) if entry.is_slow else body,
+                headers=headers,
             ) as answer:
                 entry.status = answer.status
                 entry.row_id = answer.headers.get("x-agent-telemetry-id")
@@ -179,3 +186,9 @@ class Load:
                 entry.ended = True
         except (aiohttp.ClientError, OSError) as error:
             entry.error = type(error).__name__
+
+
+async def _in_two(body: bytes) -> AsyncIterator[bytes]:
+    yield body[:20]
+    await asyncio.sleep(0.02)
+    yield body[20:]

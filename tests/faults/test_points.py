@@ -16,6 +16,7 @@ from tests.faults.site.killpoints import POINTS, Point, arming
 SUITE = "kill points"
 KILLS = 10
 SHORT = {  # one per layer
+    "wire.tap Tap.request before",
     "wire.tap Tap.response after",
     "spool.writer os.writev END torn",
     "spool.journal os.pwrite torn",

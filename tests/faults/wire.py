@@ -40,6 +40,7 @@ class MessageWire:
         self._cut = cut
         self._tasks: set[asyncio.Task] = set()
         self._writers: list[asyncio.StreamWriter] = []
+        self._opening: set[asyncio.Task] = set()
         self._is_first = True
 
     async def __aenter__(self) -> "MessageWire":
@@ -52,6 +53,9 @@ class MessageWire:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for opened in await asyncio.gather(*self._opening, return_exceptions=True):
+            if isinstance(opened, tuple):  # also where nobody waited for it any more
+                opened[1].transport.abort()
         for writer in self._writers:
             writer.transport.abort()
         shutil.rmtree(self._directory)
@@ -69,7 +73,9 @@ class MessageWire:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         is_counted, self._is_first = self._is_first, False
-        back = await asyncio.open_unix_connection(f"{self._real}/.s.PGSQL.5432")
+        opening = asyncio.create_task(asyncio.open_unix_connection(f"{self._real}/.s.PGSQL.5432"))
+        self._opening.add(opening)
+        back = await asyncio.shield(opening)
         up = asyncio.create_task(self._relay("client", reader, back[1], is_counted))
         down = asyncio.create_task(self._relay("server", back[0], writer, is_counted))
         try:
