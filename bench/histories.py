@@ -26,7 +26,7 @@ from proxy.enrich.facts import link_of
 from proxy.exchange import AnswerHead, End, Exchange, Outcome, Piece, Start
 from proxy.record import Beside, TelemetryRecord
 from tests.turns import recorded
-from tests.turns.test_linker import conversations
+from tests.turns.test_recorders import exchanges
 
 CORPUS = Path(__file__).parents[2] / "shared/corpus"
 DIGESTS = Digests(b"a secret of the benchmark")
@@ -48,11 +48,17 @@ def data_sets() -> Iterator[Calls]:
     if recorded.HAS_RECORDINGS:
         yield Calls("corpus sequences", list(_corpus()))
         yield Calls("recorded coding agents", list(_agents()))
-    yield Calls("scripted conversations", [_of(row) for t in conversations() for row in t.records])
+    yield Calls("laboratory of agents", list(_laboratory()))
     yield Calls("2 KB calls with nothing in common", list(apart(500, 2000)))
     yield Calls("10 KB calls, 80 % in the call before", list(with_history(500)))
     yield Calls("10 agents, 60 rounds, growing to 150 KB", agents(30_000, 150_000))
     yield Calls("10 agents, 60 rounds, 150 KB from the first on", agents(130_000, 150_000))
+
+
+def _laboratory() -> Iterator[Assembled]:
+    """What real frameworks sent in the laboratory's scenarios, with labels and without."""
+    assembler = Assembler(load(None, {"HOME": "/"}), DIGESTS)
+    return map(assembler.assembled, exchanges())
 
 
 def agents(first_bytes: int, last_bytes: int, count: int = 10) -> list[Assembled]:
