@@ -12,12 +12,19 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from uuid import NAMESPACE_OID, uuid5
 
 import asyncpg
 import pytest
 
+from proxy.assemble import Assembler
+from proxy.config import load
+from proxy.enrich.canonical import Digests
+from proxy.linker import Linker
 from proxy.spool.writer import SpoolWriter
+from proxy.store.links import LinkStore
+from proxy.store.postgres import Store
 from tests.agents import kept
 from tests.e2e.stack import ROOT, until
 from tests.turns.recorded import exchange_of
@@ -150,6 +157,35 @@ def differences(rows, others):
         for name, value in row.items()
         if found.get(row["id"], {}).get(name) != value
     ]
+
+
+async def test_calls_committed_in_any_order_come_to_the_same(dsn, other_dsn):
+    """What kills can do to linking is to change orders, batches, steps: here without processes."""
+    assembler = Assembler(load(None, {"HOME": "/"}), Digests(b"secret"))
+    calls = [assembler.assembled(exchange) for exchange in exchanges()]
+    chance = random.Random(1)
+    in_order = await committed(dsn, calls, random.Random(0))
+    late = sorted(range(len(calls)), key=lambda place: place + chance.gauss(0, 160))
+    others = await committed(other_dsn, [calls[place] for place in late], chance)
+    assert differences(in_order, others) == differences(others, in_order) == []
+
+
+async def committed(dsn, calls, chance):
+    """The rows of calls that are written and linked in batches and steps of any size."""
+    store, links, left = Store(dsn), LinkStore(dsn), list(calls)
+    linker = Linker(load(None, {"HOME": "/"}), links, None)
+    while left:
+        size = chance.choice([1, 3, 20, 60, 200])
+        batch, left = left[:size], left[size:]
+        await store.write(
+            [each.record for each in batch], {each.record.id: each.beside for each in batch}
+        )
+        for _ in range(chance.choice([0, 1, 2])):
+            await linker.step(datetime.now(UTC), chance.choice([5, 50, 500]))
+    await linker.settle(datetime.now(UTC))
+    await store.close()
+    await links.close()
+    return await fetch(dsn, ROWS)
 
 
 async def test_recorders_killed_at_random_give_what_one_gives(tmp_path, dsn, other_dsn):
