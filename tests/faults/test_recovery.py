@@ -75,15 +75,19 @@ def disturb(root: Path, chance: random.Random) -> None:
         case "folder":
             path.mkdir()
         case "link":
-            path.symlink_to(chance.choice(["/dev/zero", "nowhere", ".", "/etc/passwd"]))
+            path.symlink_to(
+                chance.choice(["/dev/zero", "nowhere", ".", "../foreign", "../../foreign"])
+            )
         case "pipe":
             os.mkfifo(path)
-        case "mode" if path.exists():
+        case "mode" if path.exists() and not path.is_symlink():  # else it is the target's
             path.chmod(chance.choice([0, 0o400, 0o777]))
 
 
 def test_any_directory_is_recovered_from(sound, tmp_path):
     number = left(SUITE, "directories", short=40, full=TRIES)
+    foreign = tmp_path / "foreign"
+    foreign.write_text("not the spool's")
     for seed in range(TRIES - number, TRIES) if IS_FULL else range(number):
         chance = random.Random(seed)
         root = tmp_path / "spool"
@@ -91,6 +95,7 @@ def test_any_directory_is_recovered_from(sound, tmp_path):
         for _ in range(chance.randint(1, 4)):
             disturb(root, chance)
         recover(root, seed)
+        assert foreign.read_text() == "not the spool's", seed
         shutil.rmtree(root)
         note(SUITE, directories=1)
 
