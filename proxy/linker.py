@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID, uuid5
@@ -182,7 +182,7 @@ class _Judgement:
         self, asked: dict[UUID, Asked], reported: Iterable[UUID], now: datetime
     ) -> Changes:
         """Write what is different from before; `reported` are the reports that are news."""
-        moved = self._moved()
+        moved = self._moved(asked)
         await self._step.place(moved, asked)
         await self._disturb(moved)
         changed = await self._apply_reports(reported)
@@ -197,13 +197,17 @@ class _Judgement:
         changes.forgotten = len(gone)
         return changes
 
-    def _moved(self) -> dict[UUID, tuple[Facts, Placement]]:
-        """The calls whose place is new, or that were not placed yet."""
+    def _moved(self, asked: Container[UUID]) -> dict[UUID, tuple[Facts, Placement]]:
+        """The calls that were asked for, and those whose place is another now.
+
+        Others that are pending have their turn later: their keys have not been looked up.
+        """
         placements = self._judged.placements
         return {
             id: (each.facts, placements[id])
             for id, each in self._known.items()
-            if not each.is_context and (each.is_pending or each.placement != placements[id])
+            if not each.is_context
+            and (id in asked or (not each.is_pending and each.placement != placements[id]))
         }
 
     async def _disturb(self, moved: Mapping[UUID, tuple[Facts, Placement]]) -> None:

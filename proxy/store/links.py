@@ -85,6 +85,7 @@ WITH asked AS (
 )
 SELECT l.*, FALSE AS is_context FROM touched t CROSS JOIN LATERAL (
     SELECT {_LOADED} FROM agent_links WHERE conversation = t.conversation
+        AND (placement IS NOT NULL OR call_id = ANY($5::uuid[]))
     ORDER BY created_at DESC LIMIT {CALLS_MAX}
 ) l
 UNION SELECT {_LOADED}, FALSE FROM agent_links WHERE call_id = ANY($5::uuid[])

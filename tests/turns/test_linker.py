@@ -32,6 +32,8 @@ SUMMARIES = """
 SELECT * FROM agent_telemetry WHERE record_type = 'turn_summary' ORDER BY created_at, id
 """
 
+KEYS = "SELECT key, is_wanted, call_id FROM agent_link_keys ORDER BY key, is_wanted, call_id"
+
 
 def conversations() -> list[Talk]:
     """Conversations of every kind, interleaved, several with the same opening words."""
@@ -108,6 +110,26 @@ async def linked(dsn, records, chance, reported=(), *, restarts=True):
     await links.close()
     await store.close()
     return await fetch(dsn, CALLS), await fetch(dsn, SUMMARIES)
+
+
+@pytest.mark.parametrize("calls_max", [1, 3])
+async def test_a_call_that_is_seen_early_is_found_by_its_keys_later(dsn, calls_max):
+    """A step that meets calls of a session before it is their turn leaves them to a later one."""
+    records = sorted(
+        (record for talk in conversations() for record in talk.records),
+        key=lambda record: record.created_at,
+    )
+    kept = []
+    for size in (calls_max, len(records)):
+        await emptied(dsn)
+        store, links = Store(dsn), LinkStore(dsn)
+        await write(store, records)
+        while not (await Linker(CONFIG, links, None).step(LATER, size)).is_idle:
+            pass
+        kept.append(await fetch(dsn, KEYS))
+        await links.close()
+        await store.close()
+    assert kept[0] == kept[1]
 
 
 @pytest.fixture(scope="module")
