@@ -125,7 +125,7 @@ def gateway(config_path: Path | None, fd: int | None, lifeline: int | None) -> N
         Supervisor(sidecar, config_path, is_sidecar=True).run()
         return
     config, sock = _role(config_path, fd, "gateway")
-    from proxy.app import run_gateway
+    from proxy.gateway_app import run_gateway
 
     run_gateway(config, sock, lifeline)
 

@@ -15,8 +15,8 @@ import orjson
 import pytest
 from aiohttp import web
 
-from proxy.app import LAG_EVERY_S, watch_lag
 from proxy.exchange import Outcome
+from proxy.gateway_app import LAG_EVERY_S, watch_lag
 from proxy.metrics import GatewayMetrics
 from proxy.spool.reader import SpoolReader
 from tests.e2e.provider import Provider, events, whole

@@ -105,7 +105,7 @@ QUIET |= {"an event that cannot be written"}
 # Every place in a child of its own, so that the program is imported once.
 PROGRAM = """
 import asyncio, ctypes, faulthandler, gc, json, os, socket, sys, time, traceback
-from proxy import app
+from proxy import running
 from proxy.config import load
 from proxy.crash import be_discreet
 from proxy.log import configure, event
@@ -114,7 +114,7 @@ CANARY = os.environ["CANARY"]
 config = load(None, {"HOME": "/nonexistent"})
 
 def run(main):
-    app._run(config, main)
+    running.run(config, main)
 
 def child(source):
     be_discreet()
