@@ -198,6 +198,12 @@ class Admission:
                 credentials.without_scheme(value) for name, _, value in fields if name in own
             ]
             presented += [
+                key
+                for name, _, value in fields
+                if name == credentials.PROTOCOLS
+                for key in credentials.protocol_keys(value)
+            ]
+            presented += [
                 value
                 for name, value in credentials.parameters(route.query)
                 if name in credentials.KEY_PARAMETERS

@@ -21,6 +21,7 @@ SECRET_BYTES_MIN = 16
 # Where agents put a provider's key. The configured key of an upstream replaces all of them.
 KEY_HEADERS = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key"})
 KEY_PARAMETERS = frozenset({b"key"})
+PROTOCOLS = b"sec-websocket-protocol"  # may hold one, see `protocol_keys`
 
 _SECRET_NAME = re.compile(
     rb"auth|api-?key|token|secret|passw|credential|cookie|signature|(?:^|-)key(?:$|-)"
@@ -40,8 +41,8 @@ def in_head(fields: Fields, query: bytes | None) -> tuple[bytes, ...]:
     """Every credential of a request's head, without its scheme, in order, once each."""
     found: dict[bytes, None] = {}
     for name, _, value in fields:
-        if name == b"sec-websocket-protocol":
-            found.update(dict.fromkeys(_protocol_keys(value)))
+        if name == PROTOCOLS:
+            found.update(dict.fromkeys(protocol_keys(value)))
         elif name not in _OPEN_NAMES and _SECRET_NAME.search(name):
             parts = _cookie_values(value) if b"cookie" in name else (without_scheme(value),)
             found.update(dict.fromkeys(parts))
@@ -104,13 +105,24 @@ def without_key_parameter(query: bytes | None) -> bytes | None:
     return b"&".join(kept) or None
 
 
-def _protocol_keys(value: bytes) -> list[bytes]:
+def protocol_keys(value: bytes) -> list[bytes]:
     """Keys offered as subprotocols of a WebSocket, where a browser cannot set a header.
 
     `realtime, openai-insecure-api-key.KEY`: OpenAI's Realtime reads the part behind the dot.
     """
-    offered = (part.strip().partition(b".") for part in value.split(b","))
-    return [key for name, _, key in offered if key and _SECRET_NAME.search(name.lower())]
+    return [key for part in value.split(b",") if (key := _protocol_key(part))]
+
+
+def without_protocol_keys(value: bytes) -> bytes:
+    """The subprotocols without the agent's own key; unchanged where there is none."""
+    offered = value.split(b",")
+    kept = [part for part in offered if not _protocol_key(part)]
+    return value if len(kept) == len(offered) else b",".join(kept).strip()
+
+
+def _protocol_key(part: bytes) -> bytes:
+    name, _, key = part.strip().partition(b".")
+    return key if _SECRET_NAME.search(name.lower()) else b""
 
 
 def _cookie_values(value: bytes) -> list[bytes]:

@@ -23,7 +23,7 @@ from proxy.labels import (
     TURN,
     TURN_INTENT,
 )
-from proxy.wire.credentials import KEY_HEADERS, masked
+from proxy.wire.credentials import KEY_HEADERS, PROTOCOLS, masked, without_protocol_keys
 from proxy.wire.fields import Fields, first, text
 
 ID = b"x-agent-telemetry-id"
@@ -104,6 +104,9 @@ def to_upstream(
     for name, raw_name, value in fields:
         if name == b"host":
             lines.append(b"%b: %b\r\n" % (raw_name, host))
+        elif name == PROTOCOLS and key is not None:
+            if kept := without_protocol_keys(value):
+                lines.append(b"%b: %b\r\n" % (raw_name, kept))
         elif name not in dropped and not name.startswith(_OWN_PREFIX):
             lines.append(b"%b: %b\r\n" % (raw_name, value))
         elif name == b"transfer-encoding":

@@ -77,6 +77,24 @@ def test_the_configured_key_replaces_whatever_key_the_agent_sent(agents):
     assert lines == [b"Host: x\r\n", b"A: 1\r\n", b"x-api-key: ours\r\n"]
 
 
+@pytest.mark.parametrize(
+    ("offered", "forwarded"),
+    [
+        (b"realtime, openai-insecure-api-key.agents-own, v1.x", b"realtime, v1.x"),
+        (b"OpenAI-Ephemeral-Token.agents-own", None),
+        (b"realtime ,  graphql-ws", b"realtime ,  graphql-ws"),
+    ],
+)
+def test_a_key_offered_as_a_subprotocol_is_replaced_too(offered, forwarded):
+    fields = from_raw([(b"Host", b"x"), (b"Sec-WebSocket-Protocol", offered)])
+    kept = [b"Sec-WebSocket-Protocol: " + forwarded + b"\r\n"] if forwarded else []
+    ours = (b"authorization", b"Bearer ours")
+    key_line = b"authorization: Bearer ours\r\n"
+    assert to_upstream(fields, b"x", ours) == [b"Host: x\r\n", *kept, key_line]
+    theirs = b"Sec-WebSocket-Protocol: " + offered + b"\r\n"
+    assert to_upstream(fields, b"x", None) == [b"Host: x\r\n", theirs]
+
+
 def test_an_upgrade_is_forwarded_as_a_websocket():
     fields = from_raw([(b"Connection", b"keep-alive, Upgrade"), (b"Upgrade", b"WebSocket")])
     assert is_websocket(fields)
