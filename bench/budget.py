@@ -71,7 +71,7 @@ def gateway(config: Config, sink: StallGuard) -> Iterator[tuple[str, float]]:
 
     def planned() -> None:
         plan, length = plans.of("POST", target, RAW, is_http_1_0=False)
-        plan.to_upstream(length)  # type: ignore[union-attr]
+        plan.to_upstream(length)  # type: ignore[union-attr]  # of an admitted head, so a Plan
 
     def anew() -> None:
         Plans(Admission(config), bytes(32)).of("POST", target, RAW, is_http_1_0=False)
@@ -91,7 +91,7 @@ def gateway(config: Config, sink: StallGuard) -> Iterator[tuple[str, float]]:
         tap = Tap.open(
             sink,
             id,
-            lambda: plan.start(str(id), at_ns, length),  # type: ignore[union-attr]
+            lambda: plan.start(str(id), at_ns, length),  # type: ignore[union-attr]  # as above
             time.monotonic_ns(),
             1 << 26,
             lambda: None,

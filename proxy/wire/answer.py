@@ -37,6 +37,11 @@ class Head:
     framing: Framing
 
     @property
+    def status_line(self) -> bytes:
+        """As the agent gets it: our version of HTTP, the upstream's words."""
+        return b"HTTP/1.1 %d %b\r\n" % (self.status, self.reason)
+
+    @property
     def is_interim(self) -> bool:
         return self.status < 200 and self.status != 101
 

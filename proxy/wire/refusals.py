@@ -1,4 +1,4 @@
-"""Refusals: the answers this gateway gives itself, in the error shape of the dialect. Pure.
+"""Refusals: the answers this gateway gives itself; errors in the shape of the dialect. Pure.
 
 An SDK shows its user `message` of such a body, so the text says what happened and what to do. It
 never holds anything of the request, its headers, its query or the provider's answer.
@@ -28,6 +28,11 @@ _GEMINI_STATUSES = {
     408: "DEADLINE_EXCEEDED",
     504: "DEADLINE_EXCEEDED",
 }
+# What is said where somebody asks whether the gateway answers.
+HEALTHY = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n"
+    b'Connection: close\r\n\r\n{"status":"ok"}'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,12 @@ class Refusal:
     @property
     def status_line(self) -> bytes:
         return b"HTTP/1.1 %d %b\r\n" % (self.status, HTTPStatus(self.status).phrase.encode())
+
+
+NOT_HTTP_1 = Refusal(400, "the request is not valid HTTP/1.1 or HTTP/1.0")
+SPOOL_FULL = Refusal(
+    503, "the spool is full (spool.when_full = refuse); see agent-telemetry spool status"
+)
 
 
 def _shape(dialect: str, status: int, message: str, param: str | None) -> dict[str, Any]:

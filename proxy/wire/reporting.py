@@ -10,19 +10,45 @@ from __future__ import annotations
 
 import hashlib
 import time
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import orjson
+from aiohttp import StreamReader
 
 from proxy import report
+from proxy.errors import ReportInvalid
 from proxy.exchange import AnswerHead, End, Outcome, Start
 from proxy.wire import credentials
 from proxy.wire.admission import Reporting
+from proxy.wire.faults import BodyFault
 from proxy.wire.refusals import Refusal
 from proxy.wire.tap import Sink, mint_id
+from proxy.wire.upload import whole_body
 
+if TYPE_CHECKING:
+    from proxy.wire.relay import Relay
+
+_NO_SPOOL = Refusal(503, "nothing is recorded; the gateway's log says why")
 _FULL = Refusal(503, "the spool has no room for reports; see agent-telemetry spool status")
 _ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+
+
+async def taken(relay: Relay, content: StreamReader, wanted: Reporting) -> UUID | Refusal:
+    """Read, check and append a report; its id, or why it is not taken."""
+    said = wanted.labels
+    try:
+        body = await whole_body(content, b"", report.REPORT_BYTES_MAX, relay.idle_timeout_s)
+        kind = wanted.endpoint.name
+        found = report.read(kind, body, project=said.project, session=said.session)
+    except BodyFault as fault:
+        return Refusal(fault.status, str(fault))
+    except ReportInvalid as error:
+        return Refusal(400, str(error), param=error.field)
+    if relay.sink is None:
+        return _NO_SPOOL
+    keeps = relay.admission.content_of(found.project_id, wanted.wish)
+    return append(relay.sink, wanted, found, keeps, relay.salt)
 
 
 def append(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from proxy.config import Config
+from proxy.wire import headers
 from proxy.wire.faults import Unsigned
 from proxy.wire.fields import Fields, first
 
@@ -58,6 +59,14 @@ class Signer:
         kept = tuple(field for field in fields if field[0] not in _REPLACED)
         length = (b"content-length", b"Content-Length", b"%d" % len(body))
         return (*kept, length, *added) if body or method == "POST" else (*kept, *added)
+
+    async def request(
+        self, method: str, target: bytes, host: bytes, fields: Fields, body: bytes
+    ) -> bytes:
+        """The whole request for the upstream, signed. Raises Unsigned."""
+        signed = await self.signed(method, target, fields, body)
+        start = b"%b %b HTTP/1.1\r\n" % (method.encode(), target)
+        return b"".join((start, *headers.to_upstream(signed, host, None), b"\r\n", body))
 
     def _signature(self, method: str, target: bytes, fields: Fields, body: bytes) -> Fields:
         from botocore.auth import SigV4Auth

@@ -504,7 +504,7 @@ async def test_continue_is_the_upstreams_to_give():
 
 
 async def test_continue_comes_from_the_gateway_where_the_upstream_gives_none(monkeypatch):
-    monkeypatch.setattr("proxy.wire.relay.CONTINUE_AFTER_S", 0.01)
+    monkeypatch.setattr("proxy.wire.call.CONTINUE_AFTER_S", 0.01)
     async with stand(answering(whole(b"ok"))) as s:
         await s.agent.send(post(CHAT, b"body", b"Expect: 100-continue")[:-4])
         assert (await s.agent.head()).first_line == b"HTTP/1.1 100 Continue"

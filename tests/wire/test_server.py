@@ -209,7 +209,7 @@ async def test_a_fault_of_the_gateway_itself_is_a_500_without_details(caplog):
 
 
 async def test_a_fault_in_the_middle_of_an_answer_cuts_it(monkeypatch, caplog):
-    monkeypatch.setattr("proxy.wire.relay.chunk", None)
+    monkeypatch.setattr("proxy.wire.passing.chunk", None)
     body = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked([CANARY])
     async with stand(answering(body)) as s:
         await s.agent.send(post(CHAT))

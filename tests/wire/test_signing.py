@@ -126,7 +126,7 @@ async def test_without_credentials_the_agent_is_told(monkeypatch):
 
 
 async def test_a_body_that_is_too_large_to_be_signed_is_refused(monkeypatch):
-    monkeypatch.setattr("proxy.wire.relay.BODY_BYTES_MAX", 1000)
+    monkeypatch.setattr("proxy.wire.call.BODY_BYTES_MAX", 1000)
     async with stand(answering(whole(b"{}")), REGION) as s:
         await s.agent.send(request(b"x" * 1001))
         answer = await s.agent.message()
