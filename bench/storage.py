@@ -26,8 +26,8 @@ from bench.histories import Calls, agents, apart, data_sets, with_history
 from bench.processes import cpu_s, tree
 from bench.storage_document import publish
 from proxy import config
-from proxy.app import spare_the_collector
 from proxy.assemble import Assembled
+from proxy.running import spare_the_collector
 from proxy.store.embedded import NAME, EmbeddedServer
 from proxy.store.migrate import migrate
 from proxy.store.postgres import Connection, Store, connect

@@ -27,8 +27,8 @@ Rules
 - The header has a CRC of its own. Where it holds, `length` can be believed: a damaged payload
   costs its own record only, a torn one is told from damage, and bytes inside a body are not taken
   for a record. Where it fails, reading goes on at the next sound header, in linear time.
-- The CRC is zlib's CRC-32. CRC-32C would find the same errors (all bursts up to 32 bits); it is not
-  in the standard library, and a package for it costs more than it saves.
+- The CRC is zlib's CRC-32. CRC-32C would find the same errors (all bursts up to 32 bits). Where
+  ISA-L is installed it computes the same CRC, for a large body in a sixteenth of zlib's time.
 - The header is the same in every version. A reader that meets a newer version hops over the record
   and keeps the file. A change of a payload, a new field of a noun included, needs a new version.
 """
@@ -39,7 +39,11 @@ import struct
 from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
-from zlib import crc32
+
+try:
+    from isal.isal_zlib import crc32
+except ImportError:  # a platform without a wheel of it
+    from zlib import crc32
 
 VERSION = 1
 MAGIC = b"\xaeTs\x96"  # no UTF-8 text holds it

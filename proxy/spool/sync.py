@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 
-BUSY_S = 0.05  # a sync takes about a millisecond
+BUSY_S = 0.05  # a sync takes about a millisecond,
+SLOW_BYTES_PER_S = 50e6  # and a slow disk needs this much more where there is much to write
 
 
 class SyncThread:
@@ -34,14 +35,19 @@ class SyncThread:
         self._closing = Event()
         self.has_failed = False
         self._syncing_since: float | None = None
+        self._patience_s = BUSY_S
+        self._synced_bytes = 0  # of the current segment
         self._thread = Thread(target=self._run, name="spool-sync", daemon=True)
         self._thread.start()
 
     @property
     def is_busy(self) -> bool:
-        """Whether the disk has been at one sync for over 50 ms: appends may hang next."""
+        """Whether the disk has been at one sync for longer than it should: appends may hang next.
+
+        That is 50 ms, and more after hundreds of large bodies in a moment, which is no fault.
+        """
         since = self._syncing_since
-        return since is not None and time.monotonic() - since > BUSY_S
+        return since is not None and time.monotonic() - since > self._patience_s
 
     def wake(self) -> None:
         """Something was appended."""
@@ -58,6 +64,7 @@ class SyncThread:
     def follow(self, fd: int) -> None:
         """From now on this segment is written."""
         self._fd, self._is_new_file, self.has_failed = fd, True, False
+        self._synced_bytes = 0
         self.wake()
 
     def retire(self, fd: int) -> None:
@@ -83,12 +90,21 @@ class SyncThread:
 
     def _sync(self) -> None:
         told = [self._told.popleft() for _ in range(len(self._told))]
+        self._patience_s = BUSY_S + self._unsynced_bytes() / SLOW_BYTES_PER_S
         self._syncing_since = time.monotonic()
         self._sync_all()
         self._syncing_since = None
         for tell in told:
             with contextlib.suppress(RuntimeError):  # its event loop is closed
                 tell()
+
+    def _unsynced_bytes(self) -> int:
+        """What was appended to the current segment since it was last synced."""
+        fd = self._fd
+        if fd is None:
+            return 0
+        before, self._synced_bytes = self._synced_bytes, os.fstat(fd).st_size
+        return max(0, self._synced_bytes - before)
 
     def _sync_all(self) -> None:
         while self._retired:

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event, get_ident
+from types import SimpleNamespace
 
 import pytest
 
 from proxy.exchange import End, Outcome
 from proxy.spool.stall import STALL_S, StallGuard
+from proxy.spool.sync import SyncThread
 
 from .samples import Clock, a_start, a_writer, an_end, body, recorded, totals
 
@@ -209,3 +211,31 @@ def test_a_sync_that_hangs_moves_appends_before_one_hangs(
     go.set()
     until(lambda: not guard.is_stalled)
     guard.close()
+
+
+@pytest.mark.parametrize(
+    ("unsynced_bytes", "allowed_s"), [(0, 0.05), (50_000_000, 1.05), (500_000_000, 10.05)]
+)
+def test_a_sync_may_take_as_long_as_a_slow_disk_needs_for_what_was_appended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsynced_bytes: int, allowed_s: float
+) -> None:
+    go, began, clock = Event(), Event(), Clock()
+
+    def fdatasync(fd: int) -> None:
+        began.set()
+        assert go.wait(PATIENCE_S)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    monkeypatch.setattr("proxy.spool.sync.time", SimpleNamespace(monotonic=clock))
+    fd = os.open(tmp_path / "1.seg", os.O_WRONLY | os.O_CREAT)
+    os.ftruncate(fd, unsynced_bytes)
+    thread = SyncThread(tmp_path, 0.0)
+    thread.follow(fd)
+    assert began.wait(PATIENCE_S)
+    clock.now += allowed_s - 0.01
+    assert not thread.is_busy
+    clock.now += 0.02
+    assert thread.is_busy
+    go.set()
+    thread.close()
+    os.close(fd)
