@@ -33,7 +33,7 @@ async def compared(fleet: Fleet, provider: Provider, ledgers: list[list[Entry]])
     ledger = [entry for each in ledgers for entry in each]
     seen, cut = check(provider, ledger, await rows_of(fleet, provider, ledger))
     reading = await fleet.until_at_rest()
-    rows = await fleet.fetch(f"SELECT count(*) AS n FROM ({CALLS}) AS calls")
+    rows = await fleet.fetch(f"SELECT count(*) AS n {CALLS}")
     assert reading.captured == reading.stored == rows[0]["n"]
     assert (reading.quarantined, sum(reading.lost.values())) == (0, 0)
     return seen, cut
