@@ -46,7 +46,7 @@ def both(dsn, other_dsn, records):
         await store.write(records, {row.id: Beside(link=link_of(row, DIGESTS)) for row in records})
         await Linker(CONFIG, links, None).settle(LATER)
         found = await store.fetch("SELECT count(*) AS n FROM agent_contexts")
-        assert found[0]["n"] == (len(records) if history == "shared" else 0)
+        assert (found[0]["n"] > 0) == (history == "shared")
         await links.close()
         await store.close()
 

@@ -9,11 +9,8 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import pytest
-
-from proxy.spool import segment_file
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EROFS, errno.EDQUOT)
 SHORT = "short write"
@@ -30,7 +27,7 @@ def possible(name: str, fault: int | str) -> bool:
         return name in WRITES
     if fault == errno.EMFILE:
         return name in OPENS
-    if name in READS or name in ("read", "scandir", "listdir", "open to read"):
+    if name in READS or name in ("scandir", "listdir", "open to read"):
         return fault == errno.EIO
     return True
 
@@ -48,14 +45,6 @@ class Files:
     def install(self, patch: pytest.MonkeyPatch) -> None:
         for name in OPERATIONS:
             patch.setattr(os, name, self._shim(name, getattr(os, name)))
-        shim = self
-
-        class File(segment_file.io.FileIO):
-            def read(self, size: int = -1) -> bytes:
-                shim._pass("read")
-                return super().read(size)
-
-        patch.setattr(segment_file, "io", SimpleNamespace(FileIO=File))
 
     def mend(self) -> None:
         """The disk is sound from now on, once it has failed."""
