@@ -23,6 +23,8 @@ STEP_MAX = 48  # added up in one transaction
 EPOCH, EVER = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 _BINS = 16  # to a doubling, as agent_bin has them
 
+# In the order of whoever empties the table, or changes its form: the table, then the sums.
+_LOCK = "LOCK TABLE agent_telemetry IN ACCESS SHARE MODE"
 STALE = "SELECT DISTINCT at FROM agent_rollup_stale"
 _DUE = """
 SELECT at FROM agent_rollup_stale WHERE at <= $1 GROUP BY at ORDER BY at DESC LIMIT $2
@@ -87,6 +89,7 @@ async def step(connection: Connection, now: datetime, most: int = STEP_MAX) -> i
     To be called inside of a transaction, by one at a time.
     """
     over = now - 2 * BASE
+    await connection.execute(_LOCK)
     due = [row["at"] for row in await connection.fetch(_DUE, over, most)]
     if not due:
         await connection.execute(_COMPACT, over)

@@ -265,6 +265,39 @@ async def test_whoever_may_write_rows_needs_no_other_right(connection, dsn):
     await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
+async def test_whoever_empties_the_table_and_the_sums_wait_for_each_other(connection, store, dsn):
+    """In the order in which both take their locks, so that neither is ended by a deadlock."""
+    at = NOW - timedelta(days=2)
+    await store.write([record(created_at=at)])
+    await Rollup(dsn).round(NOW)
+    await store.write([record(created_at=at)])  # so that the sums are to be replaced
+    other = await asyncpg.connect(dsn)
+    reading = connection.transaction()
+    await reading.start()
+    await connection.fetch("SELECT FROM agent_telemetry")
+    emptying = asyncio.create_task(other.execute("TRUNCATE agent_telemetry"))
+    await waiting(connection, 1)
+    adding = asyncio.create_task(Rollup(dsn).round(NOW))
+    await waiting(connection, 2)
+    await reading.commit()
+    await asyncio.gather(emptying, adding)
+    await other.close()
+    await Rollup(dsn).round(NOW)
+    await assert_exact(connection)
+
+
+async def waiting(connection, number):
+    """Wait until so many statements wait for the table."""
+    asked = (
+        "SELECT count(*) FROM pg_locks WHERE relation = 'agent_telemetry'::regclass"
+        " AND NOT granted AND database = (SELECT oid FROM pg_database"
+        " WHERE datname = current_database())"
+    )
+    async with asyncio.timeout(30):
+        while await connection.fetchval(asked) < number:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_table_that_is_emptied_has_no_sums(connection, store, dsn):
     await store.write([record(created_at=NOW - timedelta(days=2))])
     await Rollup(dsn).round(NOW)
