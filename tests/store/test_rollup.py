@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import warnings
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -263,6 +264,40 @@ async def test_whoever_may_write_rows_needs_no_other_right(connection, dsn):
     assert [row["at"] for row in noted] == [_begin(NOW), _begin(LATER)]
     await connection.execute("DISCARD TEMP")
     await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_nobody_else_can_have_the_sums_deleted(connection, store, dsn):
+    """The function has its owner's rights: no table but the one it is made for may use it."""
+    await store.write([record(created_at=NOW - timedelta(days=2))])
+    await Rollup(dsn).round(NOW)
+    role = f"stranger_{uuid4().hex}"
+    await connection.execute(f"CREATE ROLE {role}")
+    await connection.execute(f"SET ROLE {role}")
+    await connection.execute("CREATE TEMPORARY TABLE own (n INTEGER)")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.execute(
+            "CREATE TRIGGER emptied AFTER TRUNCATE ON own FOR EACH STATEMENT"
+            " EXECUTE FUNCTION public.agent_rollup_note(); TRUNCATE own"
+        )
+    await connection.execute("RESET ROLE; DISCARD TEMP")
+    await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+    assert await connection.fetchval("SELECT count(*) FROM agent_rollup") == len(WIDTHS_S)
+
+
+async def test_where_all_tables_are_published_sums_are_made_and_the_table_can_be_emptied(
+    connection, store, dsn
+):
+    """A publication refuses to delete from a table that has nothing to tell its rows by."""
+    await store.write([record(created_at=NOW - timedelta(days=2))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", asyncpg.InterfaceWarning)
+        await connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    await Rollup(dsn).round(NOW)
+    await store.write([record(created_at=NOW - timedelta(days=2))])
+    await Rollup(dsn).round(NOW)
+    await assert_exact(connection)
+    await connection.execute("TRUNCATE agent_telemetry")
+    await assert_exact(connection)
 
 
 async def test_whoever_empties_the_table_and_the_sums_wait_for_each_other(connection, store, dsn):

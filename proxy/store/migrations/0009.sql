@@ -32,6 +32,10 @@ CREATE INDEX idx_agent_rollup_at ON agent_rollup (width_s, at);
 -- would have writers wait for each other.
 CREATE TABLE agent_rollup_stale (at TIMESTAMPTZ NOT NULL);
 
+-- Neither has a key, and where all tables are published nothing could be deleted from them.
+ALTER TABLE agent_rollup REPLICA IDENTITY FULL;
+ALTER TABLE agent_rollup_stale REPLICA IDENTITY FULL;
+
 -- 16 bins to a doubling: whatever lies in one is within 2.2 % of its middle, 2 ^ ((bin + 0.5) / 16).
 -- -1: zero.
 CREATE FUNCTION agent_bin(ms INTEGER) RETURNS SMALLINT LANGUAGE SQL IMMUTABLE AS $$
@@ -125,7 +129,8 @@ BEGIN
 END
 $$;
 -- Whoever may write rows may do so without a right to these tables, and from any search path. Nobody's
--- temporary tables are looked at first.
+-- temporary tables are looked at first, and nobody may have it called by a table of their own.
+REVOKE EXECUTE ON FUNCTION agent_rollup_note() FROM PUBLIC;
 DO $$
 BEGIN
     EXECUTE format('ALTER FUNCTION agent_rollup_note() SECURITY DEFINER
