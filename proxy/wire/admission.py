@@ -244,8 +244,9 @@ class Admission:
         query = route.query
         path = (origin.base + route.path) or b"/"
         found = self._credentials(route, fields)
-        if origin.key is not None:
+        if origin.has_key:
             query = credentials.without_key_parameter(query)
+        if origin.key is not None:
             found = (*found, credentials.without_scheme(origin.key[1]))
         labels = headers.labels_of(fields, route.project, route.session, found)
         is_websocket = method == "GET" and headers.is_websocket(fields)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from proxy.config import Config
 from proxy.wire import headers
+from proxy.wire.credentials import KEY_HEADERS, PROTOCOLS
 from proxy.wire.faults import Unsigned
 from proxy.wire.fields import Fields, first
 
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
 SERVICE = "bedrock"
 BODY_BYTES_MAX = 32 * 1024 * 1024  # Bedrock takes 25 MB
 
-# Replaced by the new signature; the length is that of the body as it was read.
-_REPLACED = frozenset(
-    {b"authorization", b"content-length", b"date", b"host", b"transfer-encoding"}
+# Replaced by the new signature, keys included, of which one may be a client token; no WebSocket is
+# signed. The length is that of the body as it was read.
+_REPLACED = KEY_HEADERS.union(
+    {PROTOCOLS, b"content-length", b"date", b"host", b"transfer-encoding"}
     | {b"x-amz-content-sha256", b"x-amz-date", b"x-amz-security-token"}
 )
 

@@ -161,3 +161,32 @@ async def test_a_browsers_page_may_not_spend_the_gateways_credentials():
     async with stand(answering(whole(b"{}")), REGION) as s:
         await s.agent.send(request(b"{}", b"Origin: http://x"))
         assert (await s.agent.message()).status == 403
+
+
+TOKEN = b"tok-0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("line", "target"),
+    [
+        (b"Authorization: Bearer " + TOKEN, CONVERSE),
+        (b"X-Api-Key: " + TOKEN, CONVERSE),
+        (b"X-Goog-Api-Key: " + TOKEN, CONVERSE),
+        (b"Api-Key: " + TOKEN, CONVERSE),
+        (b"Sec-WebSocket-Protocol: realtime, openai-insecure-api-key." + TOKEN, CONVERSE),
+        (b"X-Other: 1", CONVERSE + b"?a=1&key=" + TOKEN),
+    ],
+)
+async def test_a_client_token_in_the_place_of_a_key_does_not_go_on(line, target):
+    seen: list[Message] = []
+
+    async def script(peer: Peer) -> None:
+        seen.append(await peer.message())
+        await peer.send(whole(b"{}"))
+
+    async with stand(script, REGION, gateway={"client_tokens": [TOKEN.decode()]}) as s:
+        await s.agent.send(request(b"{}", line, target=target))
+        assert (await s.agent.message()).status == 200
+        assert is_signed(seen[0], s.upstream.port)
+    told = [seen[0].first_line, *(value for _, value in seen[0].fields)]
+    assert not any(TOKEN in each for each in told)
