@@ -136,8 +136,9 @@ async def _check(connection: Connection) -> None:
     kind = await connection.fetchval(_KIND)
     if kind is None:
         return
-    if kind not in ("r", "p"):
-        raise _unfit("is no table", "rename it, or choose another database in store.dsn")
+    if kind != "r":
+        what = "is partitioned, which no batch can be merged into" if kind == "p" else "is no table"
+        raise _unfit(what, "rename it, or choose another database in store.dsn")
     found = {row["name"]: row for row in await connection.fetch(_FOUND)}
     for name in _REQUIRED:
         if name not in found:

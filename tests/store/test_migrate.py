@@ -158,8 +158,9 @@ async def test_an_existing_table_is_taken_over_with_its_rows(database, empty_dsn
         ),
         (SEED.replace("PRIMARY KEY", ""), "no unique key on id", "ADD PRIMARY KEY (id)"),
         ("CREATE VIEW agent_telemetry AS SELECT 1 AS id;", "is no table", "rename it"),
+        (SEED.replace(");\n", ") PARTITION BY HASH (id);\n"), "is partitioned", "rename it"),
     ],
-    ids=["integer", "json", "short", "additional", "required", "missing", "key", "view"],
+    ids=["integer", "json", "short", "additional", "required", "missing", "key", "view", "parts"],
 )
 async def test_a_table_that_cannot_be_taken_over_is_named_with_the_remedy(
     database, empty_dsn, before, named, remedy
