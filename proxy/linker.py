@@ -130,6 +130,8 @@ class Linker:
         named = {id for call in pending if (id := call.conversation) is not None}
         named.update(due, *reports.values())
         known = await step.around(asked.values(), named, asked.keys())
+        if due:
+            await step.leave(now, due, [each.facts.id for each in known])
         return await _Judgement(self._config, step, known).write(asked, reports.keys(), now)
 
     def _announce(self, changes: Changes) -> None:

@@ -122,6 +122,11 @@ UPDATE agent_links l SET due_at = d.due_at
 FROM unnest($1::uuid[], $2::timestamptz[]) AS d (call_id, due_at)
 WHERE l.call_id = d.call_id AND l.due_at IS DISTINCT FROM d.due_at
 """
+# Turns that are idle, and too far back in their conversation to be looked at.
+_LEAVE = """
+UPDATE agent_links SET due_at = NULL
+WHERE due_at <= $1 AND conversation = ANY($2::uuid[]) AND call_id <> ALL($3::uuid[])
+"""
 _CONTENT_COLUMNS = (
     *("id", "user_message", "model_used", "response_text", "tool_calls", "turn_intent"),
     *("chat_mode", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens"),
@@ -365,6 +370,10 @@ class Step:
     async def keep_open(self, due: Mapping[UUID, datetime | None]) -> None:
         """When the turns whose last calls these are count as idle; None: they have ended."""
         await self._connection.execute(_OPEN, *_columns(list(due.items()), 2))
+
+    async def leave(self, now: datetime, due: Sequence[UUID], known: Iterable[UUID]) -> None:
+        """Ask no more for idle turns of these conversations whose calls `around` does not reach."""
+        await self._connection.execute(_LEAVE, now, list(due), list(known))
 
     async def content(self, calls: Sequence[UUID]) -> dict[UUID, Row]:
         """What a summary says of these calls: texts, tools, results, tokens."""

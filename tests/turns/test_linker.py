@@ -17,6 +17,7 @@ from proxy.enrich.threads import place
 from proxy.linker import Linker
 from proxy.record import Beside
 from proxy.report import TurnReport
+from proxy.store import links as links_sql
 from proxy.store.links import LinkStore
 from proxy.store.postgres import Store
 from proxy.store.reported import write_report
@@ -130,6 +131,26 @@ async def test_a_call_that_is_seen_early_is_found_by_its_keys_later(dsn, calls_m
         await links.close()
         await store.close()
     assert kept[0] == kept[1]
+
+
+async def test_an_idle_turn_behind_the_calls_that_are_looked_at_is_not_asked_for_for_ever(
+    dsn, monkeypatch
+):
+    looked_at = links_sql._AROUND.replace(f"LIMIT {links_sql.CALLS_MAX}", "LIMIT 3")
+    assert looked_at != links_sql._AROUND
+    monkeypatch.setattr(links_sql, "_AROUND", looked_at)
+    store, links = Store(dsn), LinkStore(dsn)
+    await write(store, Talk("s").user("go").call("hm", [("read", {"p": 1})]).records)
+    linker = Linker(CONFIG, links, None)
+    await linker.settle(BEGIN)
+    later = Talk("s").wait(30)
+    for number in range(5):
+        later.user(f"question {number}").call("answer")
+    await write(store, later.records)
+    steps = [(await linker.step(LATER)).is_idle for _ in range(3)]
+    assert steps == [False, True, True]
+    await links.close()
+    await store.close()
 
 
 @pytest.fixture(scope="module")
