@@ -103,7 +103,9 @@ class SyncThread:
         fd = self._fd
         if fd is None:
             return 0
-        before, self._synced_bytes = self._synced_bytes, os.fstat(fd).st_size
+        before = self._synced_bytes
+        with contextlib.suppress(OSError):  # the sync will say what is wrong
+            self._synced_bytes = os.fstat(fd).st_size
         return max(0, self._synced_bytes - before)
 
     def _sync_all(self) -> None:

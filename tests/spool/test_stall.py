@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -238,4 +239,23 @@ def test_a_sync_may_take_as_long_as_a_slow_disk_needs_for_what_was_appended(
     assert thread.is_busy
     go.set()
     thread.close()
+    os.close(fd)
+
+
+def test_a_disk_that_does_not_tell_a_size_does_not_end_syncing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One behind a network may refuse that; whoever waits for a sync hears of it still."""
+
+    def refused(fd: int) -> None:
+        raise OSError(errno.ESTALE, "stale file handle")
+
+    fd = os.open(tmp_path / "1.seg", os.O_WRONLY | os.O_CREAT)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", refused)
+        thread, told = SyncThread(tmp_path, 0.0), Event()
+        thread.follow(fd)
+        thread.call_when_synced(told.set)
+        assert told.wait(PATIENCE_S)
+        thread.close()
     os.close(fd)
