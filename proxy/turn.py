@@ -18,7 +18,8 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 RULES_VERSION = 1
 """Raised whenever the same facts come to be judged differently."""
 
-CONVERSATIONS_KEPT = 4096  # ids that are not worked out again
+CONVERSATIONS_KEPT = 4096  # ids that are not worked out again,
+KEPT_CHARS_MAX = 255  # of names up to this length: an agent may send any
 
 
 class End(StrEnum):
@@ -253,9 +254,15 @@ class Reported:
     is_pending: bool = False
 
 
-@lru_cache(CONVERSATIONS_KEPT)
 def conversation_id(project: str | None, session: str) -> UUID:
     """One id for the pair that identifies a conversation."""
+    if len(session) > KEPT_CHARS_MAX or len(project or "") > KEPT_CHARS_MAX:
+        return _conversation_id.__wrapped__(project, session)
+    return _conversation_id(project, session)
+
+
+@lru_cache(CONVERSATIONS_KEPT)
+def _conversation_id(project: str | None, session: str) -> UUID:
     return uuid5(uuid5(NAMESPACE_OID, project or ""), session)
 
 
