@@ -54,7 +54,6 @@ class Journal:
         self.settled = last_settled(path)
         self.acknowledged: set[bytes] = set()
         self._owed: list[_Owed] = []
-        self._end = self._rotate_at = 0
         self._fd = _open(self._path)
         try:
             self._page = Page(path / slot.SETTLED)
