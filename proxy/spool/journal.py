@@ -92,14 +92,8 @@ class Journal:
         self._owed = [entry for entry in self._owed if entry.key not in gone]
 
     def retain(self, keys: Iterable[bytes]) -> None:
-        """Of what was acknowledged only these calls can still be met.
-
-        So it is known how long the journal has to be, which its length at the start does not tell:
-        a recorder that dies again and again before a renewal would have it double each time.
-        """
+        """Of what was acknowledged only these calls can still be met."""
         self.acknowledged.intersection_update(keys)
-        needed = _ENTRY_BYTES * len(self.acknowledged)
-        self._rotate_at = min(self._rotate_at, max(ROTATE_BYTES_MIN, 2 * needed))
 
     def secure(self, gone: Container[bytes]) -> None:
         """Before the STARTs of `gone` are deleted: make what is said of them survive a power cut.
