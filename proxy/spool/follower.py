@@ -72,6 +72,7 @@ class SlotFollower:
         self.ready: deque[Tracked] = deque()  # ended or crashed, to be delivered
         self.news: dict[bytes, Tracked] = {}  # sockets of which there is something to deliver
         self._carried: set[int] = set()  # sequences of calls that were found in files of their own
+        self._undeleted: set[bytes] = set()  # settled calls whose own file may still be there
         try:
             for key in carried_keys(path):
                 self._load_carried(key)
@@ -283,7 +284,7 @@ class SlotFollower:
         self._is_caught_up = True
         if not self._is_incomplete:
             settled = (key for part in self._segments.values() for key in part.settled)
-            self._journal.retain([*settled, *carried_keys(self._path)])
+            self._journal.retain([*settled, *carried_keys(self._path), *self._undeleted])
             self._count_vanished()
 
     def _count_vanished(self) -> None:
@@ -377,6 +378,7 @@ class SlotFollower:
         if call.has_file:
             self._journal.secure([] if is_start_there else [call.key])
             if not self._drop_carried(call.key):
+                self._undeleted.add(call.key)
                 return
         if is_start_there:
             self._segments[call.first_segment].settled.append(call.key)

@@ -184,6 +184,30 @@ def test_on_a_full_disk_the_segments_stay(tmp_path: Path, monkeypatch: pytest.Mo
     writer.close()
 
 
+def test_what_was_settled_on_a_full_disk_is_settled_after_the_journals_renewal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("proxy.spool.journal.ROTATE_BYTES_MIN", 300)
+    writer = a_writer(tmp_path, segment_bytes=600)
+    start = a_start()
+    assert writer.start(start)
+    others = [write_call(writer) for _ in range(PIECES)]
+    writer.end(start.id, an_end())
+    reader = SpoolReader(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("proxy.spool.follower.carry", full)
+        patch.setattr(os, "unlink", full)
+        found = ids(read_all(reader, size=1))
+    assert found == [*others, start.id]
+    reader.close()
+    writer.close()
+    assert recorded(tmp_path) == []
+    assert totals(tmp_path).stored == PIECES + 1
+
+
 def test_a_record_carried_short_is_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.pwrite
 
