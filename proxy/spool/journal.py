@@ -53,6 +53,7 @@ class Journal:
         self._path = path / slot.ACKS
         self.settled = last_settled(path)
         self.acknowledged: set[bytes] = set()
+        self._end = self._rotate_at = 0
         self._owed: list[_Owed] = []
         self._fd = _open(self._path)
         try:
@@ -92,8 +93,14 @@ class Journal:
         self._owed = [entry for entry in self._owed if entry.key not in gone]
 
     def retain(self, keys: Iterable[bytes]) -> None:
-        """Of what was acknowledged only these calls can still be met."""
+        """Of what was acknowledged only these calls can still be met.
+
+        So it is known how long the journal has to be, which its length at the start does not tell:
+        a recorder that dies again and again before a renewal would have it double each time.
+        """
         self.acknowledged.intersection_update(keys)
+        needed = _ENTRY_BYTES * len(self.acknowledged)
+        self._rotate_at = min(self._rotate_at, max(ROTATE_BYTES_MIN, 2 * needed))
 
     def secure(self, gone: Container[bytes]) -> None:
         """Before the STARTs of `gone` are deleted: make what is said of them survive a power cut.

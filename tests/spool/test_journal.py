@@ -104,6 +104,21 @@ def test_it_is_written_anew_when_it_has_grown(
     assert not (tmp_path / "acks.new").exists()
 
 
+def test_readers_that_die_before_each_renewal_do_not_put_it_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.spool.journal.ROTATE_BYTES_MIN", 2000)
+    writer, longest = a_writer(tmp_path), 0
+    for _ in range(30):
+        reader = SpoolReader(tmp_path)
+        write_call(writer)
+        read_all(reader)
+        kill(reader)
+        longest = max(longest, (tmp_path / "0" / slot.ACKS).stat().st_size)
+    assert longest < 2500
+    writer.close()
+
+
 @pytest.mark.parametrize("fails", ["write", "rename", "short"])
 def test_a_failed_renewal_goes_on_with_the_old_journal_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
