@@ -12,16 +12,19 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 import asyncpg
 
+from proxy.errors import ProxyError
 from proxy.fleet.members import Fleet as Reading
 from proxy.fleet.members import Members
-from proxy.spool.totals import read_totals, summed
-from tests.e2e.stack import ROOT, Stack, until
+from proxy.spool.totals import Totals, read_totals, summed
+from tests.e2e.stack import ROOT, Stack, until, until_settled
 from tests.fleet.servers import Servers, connected
+from tests.fleet.unrest import told
 
 
 class Recorder:
@@ -58,6 +61,22 @@ class Recorder:
         return await asyncio.to_thread(self.process.wait, 30)
 
 
+@dataclass(slots=True)
+class _Seen:
+    """The last look at a fleet."""
+
+    reading: Reading | None = None
+    here: Totals = field(default_factory=Totals)  # of all spools
+    refusal: str = ""
+
+    def counts(self) -> tuple[int, ...]:
+        """What changes with every call that gets on; not what is merely tried again."""
+        if self.reading is None:
+            return ()
+        said, here = self.reading, self.here
+        return (here.captured, here.stored, said.captured, said.stored, said.messages_in_stream)
+
+
 class Fleet:
     """Everything between the agents and one table. Use `running`."""
 
@@ -73,6 +92,10 @@ class Fleet:
             for n in range(sidecars)
         ]
         self.recorders = [Recorder(directory / f"recorder-{n}", settings) for n in range(recorders)]
+
+    @property
+    def spools(self) -> list[Path]:
+        return [each.data_dir / "spool" for each in self.sidecars]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Fleet"]:
@@ -107,21 +130,31 @@ class Fleet:
             return await Members(connection, self.settings).read()
 
     async def until_at_rest(self) -> Reading:
-        """Wait until every captured call is accounted for, and nothing waits."""
-        found: list[Reading] = []
+        """Wait until every captured call is accounted for and nothing waits, while anything moves.
+
+        Fails with what everybody who may hold calls says.
+        """
+        seen = _Seen()
 
         async def at_rest() -> bool:
-            with contextlib.suppress(Exception):
-                found.append(await self.reading())
-                spools = (each.data_dir / "spool" for each in self.sidecars)
-                here = summed(chain.from_iterable(map(read_totals, spools)))
-                fleet = found[-1]
-                waiting = here.waiting + fleet.waiting + fleet.messages_in_stream
-                return fleet.captured == here.captured and not waiting
-            return False
+            try:
+                seen.reading = reading = await self.reading()
+            except (ProxyError, TimeoutError) as error:
+                seen.refusal = repr(error)
+                return False
+            seen.refusal = ""
+            seen.here = here = summed(chain.from_iterable(map(read_totals, self.spools)))
+            waiting = here.waiting + reading.waiting + reading.messages_in_stream
+            return reading.captured == here.captured and not waiting
 
-        await until(at_rest, "the fleet is at rest", 120)
-        return found[-1]
+        try:
+            await until_settled(at_rest, seen.counts, "the fleet is at rest")
+        except AssertionError as error:
+            logs = [each.log for each in (*self.sidecars, *self.recorders)]
+            state = await asyncio.to_thread(told, seen.reading, self.spools, self.servers, logs)
+            raise AssertionError(f"{error}\n{seen.refusal}\n{state}") from None
+        assert seen.reading is not None
+        return seen.reading
 
     async def kill_server(self, number: int) -> None:
         self.servers.kill(number)

@@ -36,12 +36,21 @@ class Servers:
         self.directory = directory
         self.ports = [free_port() for _ in range(count)]
         self._routes = [free_port() for _ in range(count)]
+        self._monitors = [free_port() for _ in range(count)]
         self._extra = extra
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * count
 
     @property
     def urls(self) -> list[str]:
         return [f"nats://127.0.0.1:{port}" for port in self.ports]
+
+    @property
+    def monitors(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in self._monitors]
+
+    @property
+    def logs(self) -> list[Path]:
+        return [self.directory / str(number) / "log" for number in range(len(self.ports))]
 
     def settings(self, **more) -> Nats:
         given = {"servers": self.urls, "replicas": len(self.ports), "max_bytes": MAX_BYTES}
@@ -117,6 +126,7 @@ class Servers:
         return f"""
             server_name: s{number}
             listen: 127.0.0.1:{self.ports[number]}
+            http: 127.0.0.1:{self._monitors[number]}
             jetstream {{
                 store_dir: "{directory}/store", max_mem: 64MB, max_file: 64GB {_sync()}
             }}
