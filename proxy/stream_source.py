@@ -18,10 +18,11 @@ from uuid import UUID, uuid4
 from proxy.errors import ProxyError, StreamUnavailable
 from proxy.exchange import Exchange
 from proxy.fleet.connection import Connection
-from proxy.fleet.consumer import Consumer, Received
+from proxy.fleet.consumer import Consumer
 from proxy.fleet.member import Member
 from proxy.fleet.members import Members
 from proxy.fleet.message import Message
+from proxy.fleet.received import Received
 from proxy.log import event
 from proxy.membership import recorder, say_at_last, speak
 from proxy.sockets import CutCall

@@ -12,14 +12,13 @@ call; so each counts once, however often it is tried.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from base64 import b64encode
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 import orjson
 
@@ -28,8 +27,9 @@ from proxy.errors import ProxyError, StreamUnavailable
 from proxy.fleet.connection import Connection, translated
 from proxy.fleet.large import Large, LargeStore
 from proxy.fleet.message import Message, Unreadable
-from proxy.fleet.publisher import MESSAGE_ID
 from proxy.fleet.pull import Pull
+from proxy.fleet.received import Received
+from proxy.fleet.stranded import Stranded
 from proxy.fleet.stream import consumer_name, set_aside_bucket
 from proxy.fleet.subjects import KNOWN
 from proxy.log import event
@@ -38,32 +38,8 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
 CLEAN_S = 2.0
+STRANDED_S = 10.0  # between two looks
 SWEEP_S = 3600.0
-_NOBODY = UUID(int=0)
-
-
-@dataclass(slots=True, eq=False)
-class Received:
-    """A message in hand. Equal only to itself."""
-
-    id: UUID
-    sequence: int
-    subject: str
-    reply: str
-    sent_at: float  # seconds since 1970, the servers' clock
-    data: bytes
-    large: Large | None = None
-    message: Message | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.data)
-
-    @property
-    def captured_id(self) -> UUID:
-        """Of the captured call: the socket, where this was cut from one."""
-        start = self.message.exchange.start if self.message else None
-        return start.socket if start and start.socket else self.id
 
 
 class Consumer:
@@ -74,6 +50,7 @@ class Consumer:
         self._settings = settings
         self._ahead_max = ahead_max
         self._large = LargeStore(connection, settings)
+        self._stranded = Stranded(connection, settings)
         self._arrived: deque[Received] = deque()
         self._held: dict[int, Received] = {}  # by sequence, the arrived included
         self._read: deque[Large] = deque()  # objects whose message was acknowledged
@@ -82,7 +59,8 @@ class Consumer:
 
     def start(self) -> None:
         """Begin to take messages."""
-        work = [pull.run() for pull in self._pulls] + [self._keep_held(), self._keep_clean()]
+        work = [pull.run() for pull in self._pulls]
+        work += [self._keep_held(), self._keep_clean(), self._take_stranded()]
         self._tasks = [asyncio.create_task(each, name="consumer") for each in work]
 
     @property
@@ -98,7 +76,10 @@ class Consumer:
         for pull in self._pulls if taken else ():
             pull.look_again()
         missing = await self._fetch([each for each in taken if not each.data])
-        await self.set_aside(missing, "its bytes are not in the object store")
+        # The bytes of one that is stranded were deleted when it had been dealt with.
+        await self.acknowledge([each for each in missing if each.is_stranded])
+        lost = [each for each in missing if not each.is_stranded]
+        await self.set_aside(lost, "its bytes are not in the object store")
         whole = [each for each in taken if each.data]
         unreadable = await asyncio.to_thread(_open, whole) if whole else []
         await self.set_aside(unreadable, "the message cannot be read")
@@ -107,6 +88,9 @@ class Consumer:
     async def acknowledge(self, done: Sequence[Received]) -> None:
         """These have been dealt with. What cannot be told now is given again."""
         await self._tell(done, b"+ACK")
+        for each in done:
+            if each.is_stranded:
+                await self._stranded.delete(each)
         self._let_go(done)
         self._read += [each.large for each in done if each.large is not None]
 
@@ -141,11 +125,14 @@ class Consumer:
         )
 
     def _take(self, message: Msg) -> None:
-        found = _received(message)
+        found = Received.given(message)
         known = self._held.get(found.sequence)
         if known is not None:
             known.reply = found.reply  # the servers took us for dead
             return
+        self._hold(found)
+
+    def _hold(self, found: Received) -> None:
         self._held[found.sequence] = found
         self._arrived.append(found)
 
@@ -179,7 +166,7 @@ class Consumer:
             self._held.pop(each.sequence, None)
 
     async def _tell(self, received: Iterable[Received], word: bytes) -> None:
-        for each in list(received):
+        for each in [each for each in received if not each.is_stranded]:
             try:
                 with translated():
                     await self._connection.client.publish(each.reply, word)
@@ -191,6 +178,17 @@ class Consumer:
         while True:
             await asyncio.sleep(self._settings.ack_wait_s / 3)
             await self._tell(self._held.values(), b"+WPI")
+
+    async def _take_stranded(self) -> None:
+        """Take what lies in the stream and is given to nobody."""
+        while True:
+            await asyncio.sleep(STRANDED_S)
+            with contextlib.suppress(ProxyError):
+                found = [x for x in await self._stranded.look() if x.sequence not in self._held]
+                if found:
+                    event("messages were given to nobody", logging.WARNING, number=len(found))
+                for each in found:
+                    self._hold(each)
 
     async def _keep_clean(self) -> None:
         """Delete what was read, and now and then what others left behind."""
@@ -207,22 +205,6 @@ class Consumer:
                     await self._large.sweep()
             except ProxyError as error:
                 event("object store not cleaned", logging.WARNING, reason=str(error))
-
-
-def _received(message: Msg) -> Received:
-    meta = message.metadata
-    try:
-        id = UUID((message.headers or {}).get(MESSAGE_ID, ""))
-    except ValueError:
-        id = _NOBODY
-    return Received(
-        id,
-        meta.sequence.stream,
-        message.subject,
-        message.reply,
-        meta.timestamp.timestamp() if meta.timestamp else time.time(),
-        message.data,
-    )
 
 
 def _open(received: Sequence[Received]) -> list[Received]:

@@ -16,12 +16,13 @@ from proxy.exchange import Exchange, Start
 from proxy.fleet import connection as connecting
 from proxy.fleet import departed
 from proxy.fleet.connection import Connection, validate
-from proxy.fleet.consumer import Consumer, Received
+from proxy.fleet.consumer import Consumer
 from proxy.fleet.large import ORPHAN_AGE, LargeStore
 from proxy.fleet.member import GATEWAY, Member
 from proxy.fleet.members import Members
 from proxy.fleet.message import Message
 from proxy.fleet.publisher import Packed, Publisher
+from proxy.fleet.received import Received
 from proxy.fleet.stream import check, consumer_name, ensure, set_aside_bucket
 from tests.e2e.stack import until
 from tests.fleet.servers import Servers, connected, needs_nats, wait_for

@@ -1,0 +1,125 @@
+"""Messages that a server holds again though they were acknowledged: nobody is given them."""
+
+import os
+import shutil
+import signal
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+
+from proxy.config import Nats
+from proxy.fleet import consumer as consuming
+from proxy.fleet.consumer import Consumer
+from proxy.fleet.publisher import Publisher
+from proxy.fleet.received import Received
+from proxy.fleet.stranded import Stranded
+from proxy.fleet.stream import ensure, set_aside_bucket
+from tests.e2e.stack import until
+from tests.fleet.servers import Servers, connected, needs_nats
+from tests.fleet.test_stream import left, packed, taken, until_left
+
+pytestmark = needs_nats
+
+SIZES = 10, 2 * 1024 * 1024  # the second goes through the object store
+
+
+@pytest.fixture
+def looks_often(monkeypatch):
+    monkeypatch.setattr(consuming, "STRANDED_S", 0.2)
+
+
+@asynccontextmanager
+async def consumer_of(settings):
+    async with connected(settings) as connection:
+        consumer = Consumer(connection, settings, 100)
+        consumer.start()
+        try:
+            yield connection, consumer
+        finally:
+            await consumer.close()
+
+
+def ended(servers: Servers) -> None:
+    """By itself, so that it has written what it knows."""
+    os.kill(servers.pids[0], signal.SIGTERM)
+    os.waitid(os.P_PID, servers.pids[0], os.WEXITED | os.WNOWAIT)
+    servers.kill(0)
+
+
+async def sent(settings, sizes) -> set:
+    async with connected(settings) as connection:
+        await ensure(connection, settings)
+        messages = [packed(size) for size in sizes]
+        for each in messages:
+            await Publisher(connection, settings).publish(each)
+    return {each.id for each in messages}
+
+
+async def until_answering(servers: Servers, settings) -> None:
+    servers.start(0)
+    await servers.until_ready(ack_wait_s=settings.ack_wait_s)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_what_came_back_is_taken_once_more_and_deleted(tmp_path, looks_often, size):
+    servers = Servers(tmp_path, 1)
+    settings = servers.settings(ack_wait_s=1)
+    messages = tmp_path / "0/store/jetstream/$G/streams" / settings.stream / "msgs"
+    async with servers.running():
+        ids = await sent(settings, [size])
+        ended(servers)
+        shutil.copytree(messages, tmp_path / "older")
+        await until_answering(servers, settings)
+        async with consumer_of(settings) as (connection, consumer):
+            await consumer.acknowledge(await taken(consumer, 1))
+            await until_left(connection, settings, 0)
+        ended(servers)
+        shutil.rmtree(messages)
+        shutil.move(tmp_path / "older", messages)
+        await until_answering(servers, settings)
+        async with consumer_of(settings) as (connection, consumer):
+            again = set()
+
+            async def gone() -> bool:
+                found = await consumer.read(10, 2**30)
+                again.update(each.id for each in found)
+                await consumer.acknowledge(found)
+                return await left(connection, settings) == 0
+
+            await until(gone, "nothing is left", 20)
+            assert again <= ids
+            assert consumer.held == 0
+            aside = await connection.js.stream_info(f"KV_{set_aside_bucket(settings)}")
+            assert aside.state.messages == 0
+
+
+async def test_what_waits_or_is_in_hand_is_not_stranded(nats):
+    settings = Nats(**nats)
+    await sent(settings, [10] * 3)
+    async with connected(settings) as connection:
+        stranded = Stranded(connection, settings)
+        assert [await stranded.look() for _ in range(2)] == [[], []]  # they wait
+        async with consumer_of(settings) as (_, consumer):
+            found = await taken(consumer, 3)
+            assert [await stranded.look() for _ in range(2)] == [[], []]
+            await consumer.acknowledge(found[1:])  # what came before is still in hand
+            await until_left(connection, settings, 1)
+            assert [await stranded.look() for _ in range(2)] == [[], []]
+            await consumer.acknowledge(found[:1])
+            await until_left(connection, settings, 0)
+            assert [await stranded.look() for _ in range(2)] == [[], []]
+
+
+async def test_another_message_under_the_number_is_not_deleted(nats):
+    settings = Nats(**nats)
+    await sent(settings, [10])
+    async with connected(settings) as connection:
+        message = await connection.js.get_msg(settings.stream, 1, subject="*.>", next=True)
+        found = Received.found(message)
+        stranded = Stranded(connection, settings)
+        await stranded.delete(replace(found, id=uuid4()))
+        assert await left(connection, settings) == 1
+        await stranded.delete(found)
+        assert await left(connection, settings) == 0
