@@ -98,7 +98,6 @@ class Assembler:
             at=exchange.start.started_at,
         )
         record = _row(exchange, call, identity, end, outcome, counted, problems, price)
-        record = _with_capture(record, decoder=DECODER_VERSION)
         record, blobs, link = self._redacted(record, exchange)
         is_kept = self._config.capture.raw == "all" and exchange.start.content == "full"
         return Assembled(record, Beside(blobs, packed(exchange) if is_kept else None, link))
@@ -273,6 +272,7 @@ def _capture(
     found: dict[str, Json] = {
         "request_bytes": end.request_bytes,
         "response_bytes": end.response_bytes,
+        "decoder": DECODER_VERSION,
     }
     for side, digest in (
         ("request", exchange.request_sha256 or end.request_sha256),

@@ -119,15 +119,12 @@ class _Seen:
     def __init__(self) -> None:
         self._results: OrderedDict[bytes, _Result] = OrderedDict()
         self._bytes = 0
-        self._harmless: set[tuple[bytes, str]] = set()
-
-    def is_harmless(self, context: bytes, text: str) -> bool:
-        return (context, text) in self._harmless
+        self.harmless: set[tuple[bytes, str]] = set()  # what was looked for, and the text
 
     def note_harmless(self, context: bytes, text: str) -> None:
-        if len(self._harmless) >= CACHE_ENTRIES_MAX:
-            self._harmless.clear()
-        self._harmless.add((context, text))
+        if len(self.harmless) >= CACHE_ENTRIES_MAX:
+            self.harmless.clear()
+        self.harmless.add((context, text))
 
     def get(self, key: bytes) -> _Result | None:
         found = self._results.get(key)
@@ -210,6 +207,8 @@ class Scan:
     def text(self, text: str) -> str:
         """One text without secrets."""
         if len(text) < CACHED_CHARS_MIN:
+            if (self._context, text) in self._seen.harmless:
+                return text
             return self._short(text)
         key = self._digest(b"text", text.encode("utf-8", "surrogatepass"))
         known = self._seen.get(key)
@@ -224,8 +223,6 @@ class Scan:
         return str(known.changed)
 
     def _short(self, text: str) -> str:
-        if self._seen.is_harmless(self._context, text):
-            return text
         found: Counter[str] = Counter()
         clean = self._searched(text, found)
         if found:
@@ -265,6 +262,10 @@ class Scan:
 
     def _part(self, value: Json) -> Json:
         """One message, tool or text: looked up, else walked."""
+        if isinstance(value, str):
+            return self.text(value)
+        if not isinstance(value, (list, dict)):
+            return value
         return self._named(value, self._key(value))
 
     def _named(self, value: Json, key: bytes | None) -> Json:
@@ -301,7 +302,7 @@ class Scan:
         if not isinstance(value, list):
             return self._part(value)
         key = self._key(value) if len(value) > 1 else None
-        if key is not None and self._seen.is_harmless(key, ""):
+        if key is not None and (key, "") in self._seen.harmless:
             return value
         before, self.counts = self.counts, Counter()
         items = [self._part(item) for item in value]
