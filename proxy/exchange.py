@@ -109,9 +109,12 @@ class Start:
         )
 
 
-@dataclass(frozen=True, slots=True)
+# The next two are made on the byte path, where freezing them would cost more than all they hold.
+
+
+@dataclass(slots=True, unsafe_hash=True)
 class AnswerHead:
-    """The head of the provider's final answer (not of a 1xx one)."""
+    """The head of the provider's final answer (not of a 1xx one). Nobody changes it."""
 
     at_us: int
     status: int
@@ -127,9 +130,12 @@ class AnswerHead:
         return cls(**raw | {"headers": _pairs(raw["headers"])})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class End:
-    """How the call ended on the wire, and measures of the whole bodies, kept or not."""
+    """How the call ended on the wire, and measures of the whole bodies, kept or not.
+
+    Nobody changes it.
+    """
 
     at_us: int  # last byte relayed, or the break
     outcome: Outcome

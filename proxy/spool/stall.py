@@ -52,6 +52,7 @@ class StallGuard:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._writer = writer
+        self._sync = writer.sync
         self._waiting_bytes_max = waiting_bytes_max
         self._clock = clock
         self.waits_for_disk = writer.waits_for_disk
@@ -97,9 +98,13 @@ class StallGuard:
         return self._later(partial(self._writer.head, id, head), 0)
 
     def response(self, id: UUID, at_us: int, data: bytes) -> bool:
-        if self._is_direct():
-            return self._timed(self._writer.response, id, at_us, data)
-        return self._body(1, id, at_us, data)
+        if not self._is_direct():
+            return self._body(1, id, at_us, data)
+        began = self._clock()  # as `_timed`, but for its calls: this is done for each event
+        is_kept = self._writer.response(id, at_us, data)
+        if self._clock() - began > STALL_S:
+            self._begin()
+        return is_kept
 
     def end(self, id: UUID, end: End) -> bool:
         if self._is_direct():
@@ -138,7 +143,9 @@ class StallGuard:
 
     def _is_direct(self) -> bool:
         """Whether the caller may append itself."""
-        return self._worker is None and not self._writer.is_disk_busy
+        if self._worker is not None:
+            return False
+        return self._sync.syncing_since is None or not self._sync.is_busy
 
     def _timed(self, append: Callable[P, T], *values: P.args, **named: P.kwargs) -> T:
         if self._stalled:

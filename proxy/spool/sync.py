@@ -14,7 +14,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event, Thread
+from queue import SimpleQueue
+from threading import Lock, Thread
 
 BUSY_S = 0.05  # a sync takes about a millisecond,
 SLOW_BYTES_PER_S = 50e6  # and a slow disk needs this much more where there is much to write
@@ -29,12 +30,14 @@ class SyncThread:
         self._fd: int | None = None
         self._retired: deque[int] = deque()
         self._told: deque[Callable[[], object]] = deque()
-        self._is_dirty = False
+        self.is_dirty = False  # something was appended, and `wake` was called
         self._is_new_file = False
-        self._wake = Event()
-        self._closing = Event()
+        self._wakes: SimpleQueue[None] = SimpleQueue()  # unlike an Event, one call each in C
+        self._is_closing = False
+        self._until_closing = Lock()
+        self._until_closing.acquire()
         self.has_failed = False
-        self._syncing_since: float | None = None
+        self.syncing_since: float | None = None  # None: the disk is not at a sync
         self._patience_s = BUSY_S
         self._synced_bytes = 0  # of the current segment
         self._thread = Thread(target=self._run, name="spool-sync", daemon=True)
@@ -46,20 +49,19 @@ class SyncThread:
 
         That is 50 ms, and more after hundreds of large bodies in a moment, which is no fault.
         """
-        since = self._syncing_since
+        since = self.syncing_since
         return since is not None and time.monotonic() - since > self._patience_s
 
     def wake(self) -> None:
         """Something was appended."""
-        if not self._is_dirty:
-            self._is_dirty = True
-            self._wake.set()
+        if not self.is_dirty:
+            self.is_dirty = True
+            self._wakes.put(None)
 
     def call_when_synced(self, tell: Callable[[], object]) -> None:
         """Once what was appended so far has been synced, or could not be: in the thread."""
         self._told.append(tell)
-        self._is_dirty = True
-        self._wake.set()
+        self.wake()
 
     def follow(self, fd: int) -> None:
         """From now on this segment is written."""
@@ -75,25 +77,25 @@ class SyncThread:
 
     def close(self) -> None:
         """Sync and close what is open, and end the thread."""
-        self._closing.set()
-        self._wake.set()
+        self._is_closing = True
+        self._until_closing.release()
+        self._wakes.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closing.is_set():
-            self._wake.wait()
-            self._closing.wait(self._pause_s)
-            self._wake.clear()  # before the flag: an append in between finds it set and is synced
-            self._is_dirty = False
+        while not self._is_closing:
+            self._wakes.get()
+            self._until_closing.acquire(timeout=self._pause_s)
+            self.is_dirty = False  # before the sync: what is appended from here on wakes again
             self._sync()
         self._sync()
 
     def _sync(self) -> None:
         told = [self._told.popleft() for _ in range(len(self._told))]
         self._patience_s = BUSY_S + self._unsynced_bytes() / SLOW_BYTES_PER_S
-        self._syncing_since = time.monotonic()
+        self.syncing_since = time.monotonic()
         self._sync_all()
-        self._syncing_since = None
+        self.syncing_since = None
         for tell in told:
             with contextlib.suppress(RuntimeError):  # its event loop is closed
                 tell()

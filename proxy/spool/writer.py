@@ -35,7 +35,13 @@ from proxy.spool import slot
 from proxy.spool.page import Page, pack
 from proxy.spool.recovery import recovered
 from proxy.spool.reserve import RESERVE_BYTES, Reserve
-from proxy.spool.segment import PAYLOAD_BYTES_MAX, Kind, header_bytes
+from proxy.spool.segment import (
+    HEADER_BYTES,
+    PAYLOAD_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    Kind,
+    header_bytes,
+)
 from proxy.spool.sync import SyncThread
 from proxy.spool.totals import Loss
 
@@ -51,12 +57,18 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
 
 
+# Looked up once: the members of an enumeration cost a call each time.
+_BOOT, _START, _REQUEST = int(Kind.BOOT), int(Kind.START), int(Kind.REQUEST)
+_HEAD, _RESPONSE, _END = int(Kind.HEAD), int(Kind.RESPONSE), int(Kind.END)
+
+
 class _Open:
-    """A call that was begun and has not ended."""
+    """A call that was begun and has not ended. `key` is its id in records."""
 
-    __slots__ = ("is_request_cut", "is_response_cut", "next_part")
+    __slots__ = ("is_request_cut", "is_response_cut", "key", "next_part")
 
-    def __init__(self, next_part: int = 1) -> None:
+    def __init__(self, key: bytes, next_part: int = 1) -> None:
+        self.key = key
         self.next_part = next_part
         self.is_request_cut = False
         self.is_response_cut = False
@@ -86,7 +98,7 @@ class SpoolWriter:
         self._segment_s = segment_s
         self._clock = clock
         self.waits_for_disk = waits_for_disk
-        self._open: dict[bytes, _Open] = {}
+        self._open: dict[int, _Open] = {}  # by the id as a number, which is quick to look up
         self._owed: dict[bytes, tuple[int, int, bytes]] = {}
         self._path, self._lock = slot.take_slot(root)
         try:
@@ -108,7 +120,7 @@ class SpoolWriter:
         self._reserve = Reserve(self._path / slot.RESERVE, min(RESERVE_BYTES, max_bytes // 64))
         self._looked_at = -math.inf
         self._measure()
-        self._sync = SyncThread(self._path, sync_s)
+        self.sync = SyncThread(self._path, sync_s)
         self._boot()
 
     @property
@@ -123,19 +135,20 @@ class SpoolWriter:
     @property
     def is_disk_busy(self) -> bool:
         """Whether the disk has been at one sync for longer than it should take."""
-        return self._sync.is_busy
+        return self.sync.is_busy
 
     def start(self, start: Start) -> bool:
         """Begin a call. False: it is not captured, and counted as lost."""
-        return self._start(start.id.bytes, _encoded(start))
+        return self._start(start.id, _encoded(start))
 
-    def _start(self, key: bytes, payload: bytes | None) -> bool:
+    def _start(self, id: UUID, payload: bytes | None) -> bool:
         if self._is_closed:
             return False
         self._settle_owed()
+        key = id.bytes
         loss = self._append_start(key, payload)
         if loss is None:
-            self._open[key] = _Open()
+            self._open[id.int] = _Open(key)
             self._counters.sequence += 1
         else:
             self._counters.lost[loss] += 1
@@ -151,55 +164,61 @@ class SpoolWriter:
         if self._is_easy(body):
             key, sequence = id.bytes, self._counters.sequence + 1
             whole = self._write_together(
-                (header_bytes(Kind.START, key, start, number=sequence), start),
-                (header_bytes(Kind.REQUEST, key, body, part=1, number=at_us), body),
+                header_bytes(_START, key, start, number=sequence),
+                start,
+                header_bytes(_REQUEST, key, body, part=1, number=at_us),
+                body,
             )
             if whole:
-                self._open[key] = _Open(next_part=whole)
+                self._open[id.int] = _Open(key, next_part=whole)
                 self._counters.sequence = sequence
                 self._write_page()
                 return len(body) if whole == 2 or self.request(id, at_us, body) else 0
-        if not self._start(id.bytes, start):
+        if not self._start(id, start):
             return None
         return len(body) if body and self.request(id, at_us, body) else 0
 
     def request(self, id: UUID, at_us: int, data: bytes) -> bool:
-        call = self._open.get(id.bytes)
+        call = self._open.get(id.int)
         if call is None or call.is_request_cut:
             return False
-        if not self._append_body(Kind.REQUEST, id.bytes, call, at_us, data):
+        if self._append_straight(_REQUEST, call, at_us, data):
+            return True
+        if not self._append_body(_REQUEST, call, at_us, data):
             call.is_request_cut = True
             self._count_truncated(call.is_response_cut)
         return not call.is_request_cut
 
     def head(self, id: UUID, head: AnswerHead) -> bool:
-        call = self._open.get(id.bytes)
+        call = self._open.get(id.int)
         payload = _encoded(head)
         if call is None or payload is None:
             return False
-        loss = self._append(Kind.HEAD, id.bytes, payload, part=call.next_part, number=head.at_us)
+        loss = self._append(_HEAD, call.key, payload, part=call.next_part, number=head.at_us)
         call.next_part += 1  # also where it failed: the gap says that something is missing
         return loss is None
 
     def response(self, id: UUID, at_us: int, data: bytes) -> bool:
-        call = self._open.get(id.bytes)
+        call = self._open.get(id.int)
         if call is None or call.is_response_cut:
             return False
-        if not self._append_body(Kind.RESPONSE, id.bytes, call, at_us, data):
+        if self._append_straight(_RESPONSE, call, at_us, data):
+            return True
+        if not self._append_body(_RESPONSE, call, at_us, data):
             call.is_response_cut = True
             self._count_truncated(call.is_request_cut)
         return not call.is_response_cut
 
     def end(self, id: UUID, end: End) -> bool:
         """End a call. False: its end is written later, when the disk allows."""
-        call = self._open.pop(id.bytes, None)
+        call = self._open.pop(id.int, None)
         if call is None:
             return False
         payload = _encoded(end) or replace(end, error="unprintable").to_bytes()
         self._settle_owed()
-        loss = self._append(Kind.END, id.bytes, payload, part=call.next_part, number=end.at_us)
+        loss = self._append(_END, call.key, payload, part=call.next_part, number=end.at_us)
         if loss is not None and len(self._owed) < OWED_ENDS_MAX:
-            self._owed[id.bytes] = (call.next_part, end.at_us, payload)
+            self._owed[call.key] = (call.next_part, end.at_us, payload)
         return loss is None
 
     def finish(self, id: UUID, head: AnswerHead | None, at_us: int, data: bytes, end: End) -> None:
@@ -207,28 +226,25 @@ class SpoolWriter:
 
         `end` says that the piece is kept; where it cannot be, the end that is written says so.
         """
-        key = id.bytes
-        call = self._open.get(key)
+        call = self._open.get(id.int)
         if call is not None and data and not call.is_response_cut and self._is_easy(data):
-            part = call.next_part
-            records = []
+            key, part = call.key, call.next_part
+            pieces: list[bytes] = []
             payload = _encoded(head) if head is not None else None
             if head is not None and payload is not None:
-                fields = header_bytes(Kind.HEAD, key, payload, part=part, number=head.at_us)
-                records.append((fields, payload))
+                pieces += header_bytes(_HEAD, key, payload, part=part, number=head.at_us), payload
                 part += 1
-            records.append((header_bytes(Kind.RESPONSE, key, data, part=part, number=at_us), data))
+            pieces += header_bytes(_RESPONSE, key, data, part=part, number=at_us), data
             payload = _encoded(end) or replace(end, error="unprintable").to_bytes()
-            fields = header_bytes(Kind.END, key, payload, part=part + 1, number=end.at_us)
-            records.append((fields, payload))
-            whole = self._write_together(*records)
-            if whole == len(records):
-                del self._open[key]
+            pieces += header_bytes(_END, key, payload, part=part + 1, number=end.at_us), payload
+            whole, records = self._write_together(*pieces), len(pieces) // 2
+            if whole == records:
+                del self._open[id.int]
                 return
             call.next_part += whole
             if whole:
                 head = None
-            if whole == len(records) - 1:
+            if whole == records - 1:
                 data = b""
         if head is not None:
             self.head(id, head)
@@ -238,7 +254,7 @@ class SpoolWriter:
 
     def cut(self, id: UUID, *, is_request: bool) -> None:
         """Somebody else could not keep the rest of this body."""
-        call = self._open.get(id.bytes)
+        call = self._open.get(id.int)
         if call is None or (call.is_request_cut if is_request else call.is_response_cut):
             return
         self._count_truncated(call.is_request_cut or call.is_response_cut)
@@ -261,7 +277,7 @@ class SpoolWriter:
             if not done.done():
                 done.set_result(None)
 
-        self._sync.call_when_synced(lambda: loop.call_soon_threadsafe(finish))
+        self.sync.call_when_synced(lambda: loop.call_soon_threadsafe(finish))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SYNC_WAIT_MAX_S):
                 await done
@@ -283,7 +299,7 @@ class SpoolWriter:
         self._is_closed = True
         self._open.clear()
         self._retire()
-        self._sync.close()
+        self.sync.close()
         self._reserve.close()
         self._write_page()
         self._page.close()
@@ -294,30 +310,28 @@ class SpoolWriter:
         return (
             0 < len(data) <= PAYLOAD_BYTES_MAX
             and not (self._is_closed or self._is_boot_due or self._owed or self._reserve.is_spent)
-            and self._has_room(self._bodies_bytes_max)
+            and (self._used < self._bodies_bytes_max or self._has_room(self._bodies_bytes_max))
         )
 
-    def _write_together(self, *records: tuple[bytes, bytes]) -> int:
+    def _write_together(self, *pieces: bytes) -> int:
         """How many of these records, each a header and a payload, are written whole.
 
         What is not can be tried one by one, as if it had not been tried yet.
         """
-        pieces = [piece for record in records for piece in record]
         size = sum(map(len, pieces))
         try:
             written = os.writev(self._segment_for(size), pieces)
         except OSError as error:
-            if error.errno not in _NO_SPACE:
-                self._give_up(error.errno or errno.EIO)
+            self._refused(error)
             return 0
         self._offset += written
         self._used += written
-        self._sync.wake()
+        self.sync.wake()
         if written == size:
-            return len(records)
+            return len(pieces) // 2
         self._give_up(errno.ENOSPC)
         whole = 0
-        for header, payload in records:
+        for header, payload in zip(pieces[::2], pieces[1::2], strict=True):
             written -= len(header) + len(payload)
             if written < 0:
                 break
@@ -330,14 +344,9 @@ class SpoolWriter:
         if not self._has_room(self._max_bytes):
             return Loss.SPOOL_FULL
         sequence = self._counters.sequence + 1
-        return self._append(Kind.START, key, payload, number=sequence)
+        return self._append(_START, key, payload, number=sequence)
 
-    def _append_body(self, kind: Kind, key: bytes, call: _Open, at_us: int, data: bytes) -> bool:
-        if self._is_easy(data):
-            header = header_bytes(kind, key, data, part=call.next_part, number=at_us)
-            if self._write(header, data) is None:
-                call.next_part += 1
-                return True
+    def _append_body(self, kind: int, call: _Open, at_us: int, data: bytes) -> bool:
         if not self._has_room(self._bodies_bytes_max) or self._is_scarce():
             return False
         if len(data) <= PAYLOAD_BYTES_MAX:
@@ -346,22 +355,57 @@ class SpoolWriter:
             view, step = memoryview(data), PAYLOAD_BYTES_MAX
             pieces = [view[at : at + step] for at in range(0, len(view), step)]
         for piece in pieces:
-            if self._append(kind, key, piece, part=call.next_part, number=at_us) is not None:
+            if self._append(kind, call.key, piece, part=call.next_part, number=at_us) is not None:
                 return False
             call.next_part += 1
         return True
 
+    def _append_straight(self, kind: int, call: _Open, at_us: int, data: bytes) -> bool:
+        """Append a piece where nothing is to be done first, as nearly always.
+
+        False: it is to be tried as if it had not been tried yet. What an event of a stream costs
+        is how much code it touches, with cold caches: so this is in one piece.
+        """
+        fd, size = self._fd, HEADER_BYTES + len(data)
+        if (
+            fd is None
+            or not HEADER_BYTES < size <= RECORD_BYTES_MAX
+            or self._is_boot_due
+            or self._owed
+            or self._reserve.is_spent
+            or self._used >= self._bodies_bytes_max
+            or self._offset + size > self._segment_bytes
+            or self.sync.has_failed
+            or self._clock() >= self._begun_at + self._segment_s
+        ):
+            return False
+        header = header_bytes(kind, call.key, data, part=call.next_part, number=at_us)
+        try:
+            written = os.writev(fd, (header, data))
+        except OSError as error:
+            self._refused(error)
+            return False
+        self._offset += written
+        self._used += written
+        if not self.sync.is_dirty:
+            self.sync.wake()
+        if written != size:
+            self._give_up(errno.ENOSPC)
+            return False
+        call.next_part += 1
+        return True
+
     def _append(
-        self, kind: Kind, key: bytes, payload: bytes | memoryview, *, part: int = 0, number: int = 0
+        self, kind: int, key: bytes, payload: bytes | memoryview, *, part: int = 0, number: int = 0
     ) -> Loss | None:
         """Write one record; why not, where it could not be written whole."""
         header = header_bytes(kind, key, payload, part=part, number=number)
-        if self._is_boot_due and kind is not Kind.BOOT and (loss := self._boot()):
+        if self._is_boot_due and kind != _BOOT and (loss := self._boot()):
             return loss
         loss = self._write(header, payload)
         if loss is Loss.DISK_FULL and self._reserve.release():
             self._looked_at, self._failed_at = self._clock(), -math.inf
-            if kind not in (Kind.REQUEST, Kind.RESPONSE):
+            if kind not in (_REQUEST, _RESPONSE):
                 loss = self._write(header, payload)
         return loss
 
@@ -371,12 +415,10 @@ class SpoolWriter:
             fd = self._segment_for(size)
             written = os.writev(fd, (header, payload))
         except OSError as error:
-            if error.errno not in _NO_SPACE:
-                self._give_up(error.errno or errno.EIO)
-            return Loss.DISK_FULL if error.errno in _NO_SPACE else Loss.IO_ERROR
+            return self._refused(error)
         self._offset += written
         self._used += written
-        self._sync.wake()
+        self.sync.wake()
         if written != size:
             self._give_up(errno.ENOSPC)
             return Loss.DISK_FULL
@@ -385,13 +427,13 @@ class SpoolWriter:
     def _boot(self) -> Loss | None:
         """Say that whatever this slot had open has crashed."""
         payload = pack(self._counters.counters())
-        loss = self._append(Kind.BOOT, uuid4().bytes, payload, number=self._counters.sequence)
+        loss = self._append(_BOOT, uuid4().bytes, payload, number=self._counters.sequence)
         self._is_boot_due = loss is not None
         return loss
 
     def _settle_owed(self) -> None:
         for key, (part, at_us, payload) in list(self._owed.items()):
-            if self._append(Kind.END, key, payload, part=part, number=at_us) is not None:
+            if self._append(_END, key, payload, part=part, number=at_us) is not None:
                 return
             del self._owed[key]
 
@@ -410,7 +452,7 @@ class SpoolWriter:
             return self._fd  # no descriptor or inode to be had: the old one may grow
         self._retire()
         self._fd, self._offset, self._begun_at = fd, 0, now
-        self._sync.follow(fd)
+        self.sync.follow(fd)
         if not self._reserve.is_spent:
             self._reserve.hold()
         self._measure()
@@ -420,8 +462,15 @@ class SpoolWriter:
         """Whether the current segment, if anything is in it, has its size or its age."""
         if self._offset == 0:
             return False
-        age_max = SUSPECT_S if self._sync.has_failed else self._segment_s
+        age_max = SUSPECT_S if self.sync.has_failed else self._segment_s
         return self._offset + size > self._segment_bytes or now >= self._begun_at + age_max
+
+    def _refused(self, error: OSError) -> Loss:
+        """What a refused write means; a full disk may have room a moment later."""
+        if error.errno in _NO_SPACE:
+            return Loss.DISK_FULL
+        self._give_up(error.errno or errno.EIO)
+        return Loss.IO_ERROR
 
     def _give_up(self, number: int) -> None:
         """Leave the segment as it is; a new one is tried after a moment."""
@@ -442,7 +491,7 @@ class SpoolWriter:
 
     def _retire(self) -> None:
         if self._fd is not None:
-            self._sync.retire(self._fd)
+            self.sync.retire(self._fd)
             self._fd, self._offset = None, 0
 
     def _has_room(self, limit_bytes: int) -> bool:
@@ -474,8 +523,10 @@ class SpoolWriter:
 
     def _write_page(self) -> None:
         # Where it fails, the numbers stay in memory and the next write carries them.
-        with contextlib.suppress(OSError):
+        try:
             self._page.write(self._counters.counters())
+        except OSError:
+            return
 
 
 def _encoded(noun: Start | AnswerHead | End) -> bytes | None:

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import random
-import time
 from collections.abc import Callable
 from hashlib import sha256
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
@@ -26,6 +26,9 @@ from proxy.exchange import AnswerHead, End, Headers, Outcome, Start
 
 if TYPE_CHECKING:
     from hashlib import _Hash
+
+
+HASHED_BYTES = 8192  # at once: for an event alone it costs as much to begin as to hash
 
 
 class Sink(Protocol):
@@ -71,10 +74,12 @@ def mint_id(at_ns: int) -> UUID:
 class _Body:
     """One body as it passes: its size, and how much of it the sink holds."""
 
-    __slots__ = ("_hash", "_is_hashed", "is_kept", "kept", "room", "size")
+    __slots__ = ("_hash", "_hashed", "_is_hashed", "_unhashed", "is_kept", "kept", "room", "size")
 
     def __init__(self, room: int) -> None:
         self._hash: _Hash | None = None
+        self._hashed = 0  # bytes
+        self._unhashed: list[bytes] = []
         self._is_hashed = True
         self.size = 0
         self.kept = 0
@@ -91,13 +96,15 @@ class _Body:
         """In hex; empty where it was not taken."""
         if not self._is_hashed:
             return ""
-        return (self._hash or sha256()).hexdigest()
+        return self._up_to_here().hexdigest()
 
     def count(self, data: bytes) -> bytes:
         """Count a piece; what of it is to be kept."""
-        if self._is_hashed:
-            self._update(data)
         self.size += len(data)
+        if self._is_hashed:
+            self._unhashed.append(data)
+            if self.size - self._hashed >= HASHED_BYTES:
+                self._up_to_here()
         if not self.is_kept:
             return b""
         room = self.room - self.kept
@@ -106,20 +113,20 @@ class _Body:
         self.is_kept = False
         return data[:room]
 
-    def settle(self, data: bytes, was_taken: bool) -> None:
-        if was_taken:
-            self.kept += len(data)
-            return
+    def refuse(self, data: bytes) -> None:
+        """What was counted last has not been taken."""
         self.is_kept = False
         if self.size == len(data) and not self._is_hashed:  # nothing of it will be kept
             self._is_hashed = True
-            self._update(data)
+            self._unhashed.append(data)
 
-    def _update(self, data: bytes) -> None:
+    def _up_to_here(self) -> _Hash:
         if self._hash is None:
-            self._hash = sha256(data)
-        else:
-            self._hash.update(data)
+            self._hash = sha256()
+        self._hash.update(b"".join(self._unhashed))
+        self._unhashed.clear()
+        self._hashed = self.size
+        return self._hash
 
 
 class Tap:
@@ -182,8 +189,10 @@ class Tap:
             taken = sink.begin(id, start_of(), tap._now_us(), kept)
             if taken is None:
                 return None
-            if kept:
-                tap._request.settle(kept, taken == len(kept))
+            if taken == len(kept):
+                tap._request.kept = taken
+            elif kept:
+                tap._request.refuse(kept)
             return tap
         except Exception:  # noqa: BLE001  the fence: no fault of recording reaches the call
             on_fault()
@@ -195,9 +204,12 @@ class Tap:
             return
         try:
             kept = self._request.count(data)
-            if kept:
-                taken = self._sink.request(self._id, self._now_us(), kept)
-                self._request.settle(kept, taken)
+            if not kept:
+                return
+            if self._sink.request(self._id, self._now_us(), kept):
+                self._request.kept += len(kept)
+            else:
+                self._request.refuse(kept)
         except Exception:  # noqa: BLE001  the fence, as above
             self._fail()
 
@@ -249,12 +261,13 @@ class Tap:
             kept = self._answer.count(data)
             if not kept:
                 return
+            at_us = (monotonic_ns() - self._began) // 1000
             if is_last:
-                self._last, self._last_us = kept, self._now_us()
-                self._answer.settle(kept, was_taken=True)
+                self._last, self._last_us = kept, at_us
+            elif not self._sink.response(self._id, at_us, kept):
+                self._answer.refuse(kept)
                 return
-            taken = self._sink.response(self._id, self._now_us(), kept)
-            self._answer.settle(kept, taken)
+            self._answer.kept += len(kept)
         except Exception:  # noqa: BLE001  the fence, as above
             self._fail()
 
@@ -301,4 +314,4 @@ class Tap:
         self._on_fault()
 
     def _now_us(self) -> int:
-        return (time.monotonic_ns() - self._began) // 1000
+        return (monotonic_ns() - self._began) // 1000

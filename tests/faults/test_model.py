@@ -324,8 +324,8 @@ class BadDay(RuleBasedStateMachine):
 def kill_writer(writer: SpoolWriter) -> None:
     """Give back what the kernel would of a killed process, writing nothing more."""
     if writer._fd is not None:
-        writer._sync.retire(writer._fd)
-    writer._sync.close()
+        writer.sync.retire(writer._fd)
+    writer.sync.close()
     os.close(writer._reserve._fd)
     os.close(writer._page._fd)
     os.close(writer._lock)

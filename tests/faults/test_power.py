@@ -78,7 +78,7 @@ def live(day: Day) -> None:
             writer.end(start.id, an_end())
             ended.append(start.id)
         batch = reader.read(2, ROOM)
-        writer._sync._sync_all()  # as its thread does, at a moment that is always the same
+        writer.sync._sync_all()  # as its thread does, at a moment that is always the same
         day.safe_from |= dict.fromkeys(ended, len(day.disk.changes))
         day.settled_from |= dict.fromkeys((d.id for d in batch), len(day.disk.changes))
         reader.acknowledge(batch)

@@ -434,7 +434,7 @@ def test_a_failed_sync_begins_a_new_segment(
     writer = a_writer(tmp_path, clock=clock)
     monkeypatch.setattr(os, "fdatasync", broken)
     written: list[UUID] = [write_call(writer)]
-    while not writer._sync.has_failed:
+    while not writer.sync.has_failed:
         os.sched_yield()
     written.append(write_call(writer))
     assert len(segment_files(tmp_path)) == 1

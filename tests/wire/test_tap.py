@@ -131,6 +131,19 @@ def test_what_is_kept_is_a_prefix_within_the_room(pieces, room, is_announced):
     assert (end.request_sha256 == end.response_sha256 == "") == is_left_to_others
 
 
+@pytest.mark.parametrize("room", [1 << 20, 5000])
+def test_a_long_stream_of_small_pieces_is_hashed_whole(room):
+    """Small pieces are hashed many at once; nothing is left out, kept or not."""
+    sink, events = MemorySink(), [b"event %d\n" % number for number in range(3000)]
+    tap = opened(sink, room)
+    for event in events:
+        tap.response(event)
+    tap.end(Outcome.COMPLETE)
+    end, whole = sink[ID].end, b"".join(events)
+    assert end.response_sha256 == sha256(whole).hexdigest()
+    assert (end.response_bytes, end.response_kept) == (len(whole), min(room, len(whole)))
+
+
 def test_after_a_piece_that_was_not_taken_no_later_one_is_kept():
     sink = MemorySink()
     tap = opened(sink)
