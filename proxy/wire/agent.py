@@ -28,7 +28,7 @@ class Relayed(web.StreamResponse):
     """Tells aiohttp that the answer has been written; it has nothing left to do."""
 
     def __init__(self, *, keeps_alive: bool) -> None:
-        super().__init__()
+        # Not the base's: it makes headers and names a status, which nobody reads.
         self._keep_alive = keeps_alive
 
     async def prepare(self, request: web.BaseRequest) -> None:

@@ -27,7 +27,11 @@ class Framing(Enum):
     CLOSE = "close"
 
 
-@dataclass(frozen=True, slots=True)
+NO_LENGTH = (Framing.CHUNKED, Framing.CLOSE)
+_NONE, _LENGTH, _CHUNKED, _CLOSE = Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
+
+
+@dataclass(slots=True)  # not frozen, which would cost more than all it holds
 class Head:
     """The head of an answer as it crossed the wire."""
 
@@ -56,30 +60,47 @@ class HeadLimits:
 
 
 class AnswerReader:
-    """Feed it what arrives; look at `heads`, `take`, `is_complete` and `fault` after each feed."""
+    """Feed it what arrives; look at `heads`, `is_complete` and `fault` after each feed."""
 
     def __init__(self, limits: HeadLimits, *, is_head_only: bool) -> None:
         """`is_head_only`: the request was HEAD, so the answer has no body whatever it says."""
+        self._limits = limits
+        self._parser = httptools.HttpResponseParser(self)
+        # What every client accepts; control bytes in fields stay refused.
+        self._parser.set_dangerous_leniencies(
+            lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+        self.begin(is_head_only=is_head_only)
+
+    def begin(self, *, is_head_only: bool) -> None:
+        """Read the next answer, after one that `leaves_parser_clean`."""
         self.heads: deque[Head] = deque()
         self.is_complete = False
         self.has_begun = False  # at least one byte came
         self.has_surplus = False
         self.keeps_alive = False  # valid once the final head is read
         self.fault: UpstreamReset | None = None
-        self._limits = limits
         self._is_head_only = is_head_only
         self._final: Head | None = None
         self._head_bytes = 0
         self._reason = b""
         self._fields: list[tuple[bytes, bytes, bytes]] = []
         self._pieces: list[bytes] = []
-        self._parser = httptools.HttpResponseParser(self)
-        # What every client accepts; control bytes in fields stay refused.
-        self._parser.set_dangerous_leniencies(
-            lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+
+    @property
+    def leaves_parser_clean(self) -> bool:
+        """Whether the parser waits for an answer as a new one does.
+
+        Not behind an answer to HEAD, of which it awaits a body, nor behind a chunked body, whose
+        last trailer it would take for a header of the next answer.
+        """
+        final = self._final
+        return (
+            self.is_complete and self.keeps_alive and final is not None and final.framing is _LENGTH
         )
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> bytes:
+        """Read on; what of it belongs to the body."""
         self.has_begun = True
         try:
             self._parser.feed_data(data)
@@ -94,10 +115,16 @@ class AnswerReader:
             self._head_bytes += len(data)
             if self._head_bytes > self._limits.head_bytes_max:
                 self._fail("the upstream's answer has too large a head")
+        pieces = self._pieces
+        if len(pieces) == 1:
+            return pieces.pop()
+        body = b"".join(pieces)
+        pieces.clear()
+        return body
 
     def feed_eof(self) -> None:
         """The upstream has closed the connection in order."""
-        if self._final is not None and self._final.framing is Framing.CLOSE:
+        if self._final is not None and self._final.framing is _CLOSE:
             self.is_complete = self.is_complete or self.fault is None
         self.feed_break()
 
@@ -106,11 +133,6 @@ class AnswerReader:
         if not self.is_complete:
             when = "in the middle of its answer" if self._final else "before its answer"
             self._fail(f"the upstream closed the connection {when}")
-
-    def take(self) -> bytes:
-        """The body's bytes that came since the last call."""
-        pieces, self._pieces = self._pieces, []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def release(self) -> None:
         """Break the reference cycle with the parser, whose buffers are not small."""
@@ -151,7 +173,7 @@ class AnswerReader:
             return
         self._final = head
         self.keeps_alive = self._parser.should_keep_alive()
-        self.is_complete = head.framing is Framing.NONE
+        self.is_complete = head.framing is _NONE
 
     def on_body(self, data: bytes) -> None:
         if self.is_complete:  # of a HEAD, which has none
@@ -164,12 +186,16 @@ class AnswerReader:
             self.is_complete = True
 
     def _framing(self, status: int, fields: Fields) -> Framing:
-        codings = [value.lower() for name, _, value in fields if name == b"transfer-encoding"]
+        codings, has_length = [], False
+        for name, _, value in fields:
+            if name == b"transfer-encoding":
+                codings.append(value.lower())
+            elif name == b"content-length":
+                has_length = True
         if codings and codings != [b"chunked"]:
             raise ValueError("transfer coding other than chunked")
         if self._is_head_only or status < 200 or status in (204, 304):
-            return Framing.NONE
+            return _NONE
         if codings:
-            return Framing.CHUNKED
-        has_length = any(name == b"content-length" for name, _, _ in fields)
-        return Framing.LENGTH if has_length else Framing.CLOSE
+            return _CHUNKED
+        return _LENGTH if has_length else _CLOSE

@@ -23,7 +23,7 @@ from proxy.exchange import Outcome
 from proxy.wire import fields, headers, plans, reporting
 from proxy.wire.admission import Admitted, Healthy, Reporting
 from proxy.wire.agent import AgentConnection, Relayed, refusal_bytes
-from proxy.wire.answer import Framing, Head
+from proxy.wire.answer import NO_LENGTH, Head
 from proxy.wire.connection import Connection
 from proxy.wire.faults import UpstreamFault, UpstreamReset
 from proxy.wire.passing import drained, pass_body
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 CONTINUE_AFTER_S = 1.0  # what curl waits for a 100 before it sends its body
 SOCKET_BYTES_MAX = 2**63  # of a socket: its messages are bounded one by one when they are read
+
+_COMPLETE, _UPSTREAM_ERROR = Outcome.COMPLETE, Outcome.UPSTREAM_ERROR  # looked up once: they are
+_PROXY_CRASHED = Outcome.PROXY_CRASHED  # wanted in each call, and an enumeration is slow at it
 
 _log = logging.getLogger("proxy.wire")
 
@@ -224,10 +227,10 @@ class Call:
     async def _relay_answer(self, admitted: Admitted, connection: Connection, head: Head) -> None:
         """Pass head and body on, each piece as it arrives, each appended before it is released."""
         agent, tap, idle_timeout_s = self._agent, self._tap, self._relay.idle_timeout_s
-        is_chunked = self._is_http_1_1 and head.framing in (Framing.CHUNKED, Framing.CLOSE)
+        is_chunked = self._is_http_1_1 and head.framing in NO_LENGTH
         begun = self._answer_head(admitted, head, is_chunked)
         last = await pass_body(agent, connection, tap, begun, idle_timeout_s, is_chunked=is_chunked)
-        self._end(Outcome.COMPLETE if head.status < 400 else Outcome.UPSTREAM_ERROR)
+        self._end(_COMPLETE if head.status < 400 else _UPSTREAM_ERROR)
         if tap is not None and self._relay.synced is not None:
             await self._relay.synced()
         if is_chunked:
@@ -250,7 +253,7 @@ class Call:
         lines = headers.to_agent(head.fields, self._row_id)
         if is_chunked:
             lines.append(b"Transfer-Encoding: chunked\r\n")
-        elif head.framing in (Framing.CHUNKED, Framing.CLOSE):
+        elif head.framing in NO_LENGTH:
             self._agent.ends_by_close = True
         if self._relay.is_draining or (self._upload is not None and not self._upload.is_whole):
             self._keeps_alive = False
@@ -394,7 +397,7 @@ class Call:
             self._upload.stop()
         if self._connection is not None:
             self._relay.upstreams[admitted.origin.name].give_back(self._connection)
-        self._end(Outcome.PROXY_CRASHED, "an error inside the gateway")
+        self._end(_PROXY_CRASHED, "an error inside the gateway")  # unless it has ended
 
 
 _STOPPED = "the gateway was stopped during the call"

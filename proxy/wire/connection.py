@@ -31,6 +31,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._answer: AnswerReader | None = None
+        self._spare: AnswerReader | None = None  # of the last exchange, for the next one
         self._tunnel: asyncio.Protocol | None = None
         self._pieces: deque[bytes] = deque()
         self._pass_on: Callable[[bytes], bool] | None = None
@@ -42,6 +43,7 @@ class Connection(asyncio.Protocol):
         self._is_writing_paused = False
         self._is_reading_paused = False
         self._watchdog: asyncio.TimerHandle | None = None
+        self._poll: select.poll | None = None
         self._active_at = 0.0
         self.idle_since = 0.0
 
@@ -49,12 +51,18 @@ class Connection(asyncio.Protocol):
 
     def begin(self, *, is_head_only: bool) -> None:
         """Start an exchange; `is_head_only`: its answer has no body (HEAD)."""
-        self._answer = AnswerReader(self._limits, is_head_only=is_head_only)
+        answer, self._spare = self._spare, None
+        if answer is None:
+            answer = AnswerReader(self._limits, is_head_only=is_head_only)
+        else:
+            answer.begin(is_head_only=is_head_only)
+        self._answer = answer
         self._request_is_sent = False
         if self._transport is None:
-            self._answer.feed_break()
+            answer.feed_break()
         self._active_at = self._loop.time()
-        self._watch(self._idle_timeout_s)
+        if self._watchdog is None and self._transport is not None:
+            self._watch(self._idle_timeout_s)
 
     def write(self, data: bytes) -> None:
         """Send; bytes written after a fault are dropped, since reading tells the fault."""
@@ -119,11 +127,12 @@ class Connection(asyncio.Protocol):
     def finish(self) -> bool:
         """End the exchange; True if the connection may be used again, else it is closed."""
         is_reusable = self._is_reusable()
-        if self._answer is not None:
-            self._answer.release()
-            self._answer = None
+        answer, self._answer = self._answer, None
+        if answer is not None and is_reusable and answer.leaves_parser_clean:
+            self._spare = answer
+        elif answer is not None:
+            answer.release()
         self._pass_on = None
-        self._stop_watching()
         if self._tunnel is not None:
             self.close()  # what the tunnel wrote may still be on its way
         elif not is_reusable:
@@ -159,9 +168,10 @@ class Connection(asyncio.Protocol):
         """Whether the socket holds something unread: on an idle connection, its end."""
         if self._transport is None:
             return True
-        poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(self._poll.poll(0))
 
     def become_tunnel(self, receiver: asyncio.Protocol) -> None:
         """After a 101: hand every further byte, and the end, to `receiver`."""
@@ -196,8 +206,7 @@ class Connection(asyncio.Protocol):
             return
         self._active_at = self._loop.time()
         answer = self._answer
-        answer.feed(data)
-        piece = answer.take()
+        piece = answer.feed(data)
         if (
             self._pass_on is not None
             and not (self._pieces or answer.is_complete)
@@ -219,6 +228,10 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._stop_watching()
+        if self._spare is not None:
+            self._spare.release()
+            self._spare = None
         if self._drain_waiter is not None and not self._drain_waiter.done():
             self._drain_waiter.set_result(None)
         if self._tunnel is not None:
@@ -274,6 +287,8 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    # A timer costs more than all else here, so one goes on from exchange to exchange.
+
     def _watch(self, delay_s: float) -> None:
         self._watchdog = self._loop.call_later(delay_s, self._check_idle)
 
@@ -284,6 +299,9 @@ class Connection(asyncio.Protocol):
 
     def _check_idle(self) -> None:
         """Fail if the upstream owes us something and nothing moved for the idle timeout."""
+        self._watchdog = None
+        if self._answer is None:  # between two exchanges
+            return
         limit_s = self._idle_timeout_s
         quiet_s = self._loop.time() - self._active_at
         is_owing = self._waiter is not None and (self._request_is_sent or self._is_writing_paused)

@@ -57,6 +57,8 @@ _ESSENTIAL = KEY_HEADERS | {
 _OWN_PREFIX = OWN_PREFIX.encode()
 _KEPT_REQUEST = frozenset(name.encode() for name in KEPT_REQUEST_HEADERS)
 _KEPT_PREFIXES = tuple(prefix.encode() for prefix in KEPT_REQUEST_PREFIXES)
+_NOTHING: frozenset[bytes] = frozenset()
+_NO_NAMES = frozenset({b"close", b"keep-alive", b""})  # what Connection may say of itself
 _KEPT_ANSWER = frozenset(name.encode() for name in KEPT_RESPONSE_HEADERS)
 _OMIT_CONTENT = tuple(name.encode() for name in OMIT_CONTENT)
 
@@ -124,7 +126,8 @@ def to_upstream(
 
 def to_agent(fields: Fields, row_id: str | None) -> list[bytes]:
     """The end-to-end header lines of an answer, and the row's id where the answer has none."""
-    dropped = HOP_BY_HOP | _named_by_connection(fields)
+    named = _named_by_connection(fields)
+    dropped = HOP_BY_HOP | named if named else HOP_BY_HOP
     lines = [b"%b: %b\r\n" % (raw, value) for name, raw, value in fields if name not in dropped]
     if row_id is not None and first(fields, ID) is None:
         lines.append(b"%b: %b\r\n" % (ID, row_id.encode()))
@@ -184,8 +187,7 @@ def recording_wish(fields: Fields) -> str | None:
 
 
 def _named_by_connection(fields: Fields) -> frozenset[bytes]:
-    named: set[bytes] = set()
-    for name, _, value in fields:
-        if name == b"connection":
-            named.update(part.strip().lower() for part in value.split(b","))
-    return frozenset(named - {b"close", b"keep-alive", b""})
+    lists = [value for name, _, value in fields if name == b"connection"]
+    if not lists:
+        return _NOTHING
+    return frozenset(part.strip().lower() for part in b",".join(lists).split(b",")) - _NO_NAMES

@@ -15,8 +15,7 @@ def read(pieces, *, is_head_only=False, eof=False):
     reader = AnswerReader(LIMITS, is_head_only=is_head_only)
     body = b""
     for piece in filter(None, pieces):  # no read is empty
-        reader.feed(piece)
-        body += reader.take()
+        body += reader.feed(piece)
     if eof:
         reader.feed_eof()
     return reader, body
@@ -51,6 +50,23 @@ def test_an_answer_is_the_same_however_it_is_split(raw, framing, body, keeps_ali
         assert reader.keeps_alive == keeps_alive
 
 
+@pytest.mark.parametrize("first", [raw for raw, *_ in WHOLE])
+@pytest.mark.parametrize(("raw", "framing", "body", "keeps_alive"), WHOLE)
+def test_a_reader_used_again_reads_as_a_new_one(first, raw, framing, body, keeps_alive):
+    reader, _ = read([first])
+    if not reader.leaves_parser_clean:
+        assert reader.heads[0].framing is not Framing.LENGTH or not reader.keeps_alive
+        return
+    reader.begin(is_head_only=False)
+    assert (reader.has_begun, reader.is_complete, len(reader.heads)) == (False, False, 0)
+    got = b"".join(reader.feed(raw[at : at + 1]) for at in range(len(raw)))
+    (head,) = reader.heads
+    fresh, _ = read([raw])
+    assert (head, got) == (fresh.heads[0], body)
+    assert (reader.is_complete, reader.has_surplus, reader.fault) == (True, False, None)
+    assert reader.keeps_alive == keeps_alive
+
+
 @pytest.mark.parametrize(("raw", "framing", "body", "keeps_alive"), WHOLE)
 def test_an_answer_cut_anywhere_is_not_complete(raw, framing, body, keeps_alive):
     for at in range(len(raw)):
@@ -77,8 +93,8 @@ def test_a_body_until_close_that_breaks_is_not_complete():
 def test_a_head_only_answer_has_no_body_whatever_it_says():
     reader, body = read([b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"], is_head_only=True)
     assert (reader.is_complete, reader.has_surplus, body) == (True, False, b"")
-    reader.feed(b"abc")
-    assert (reader.has_surplus, reader.take()) == (True, b"")
+    assert reader.feed(b"abc") == b""
+    assert reader.has_surplus
 
 
 def test_interim_heads_come_before_the_final_one():

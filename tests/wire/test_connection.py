@@ -174,6 +174,24 @@ async def test_silence_counts_only_while_the_upstream_owes_an_answer():
     connection.finish()
 
 
+async def test_silence_is_found_in_a_later_exchange_too():
+    connection = Connection(HeadLimits(10_000, 10_000, 100), idle_timeout_s=0.01)
+    transport = FakeTransport()
+    connection.connection_made(transport)
+    for _ in range(2):
+        connection.begin(is_head_only=False)
+        connection.sent()
+        connection.data_received(whole(b"ok"))
+        assert await connection.read() == b"ok"
+        assert connection.finish()
+    connection.begin(is_head_only=False)
+    connection.sent()
+    with pytest.raises(UpstreamTimeout):
+        await asyncio.wait_for(connection.head(), PATIENCE_S)
+    connection.connection_lost(None)
+    connection.finish()
+
+
 async def test_a_tunnel_gets_everything_in_order(made):
     connection, _ = made
     connection.begin(is_head_only=False)
