@@ -51,9 +51,9 @@ class Stranded:
     async def _not_owed(self, version: int) -> list[Received]:
         js = self._connection.js
         with translated():
-            consumer = await js.consumer_info(self._stream, consumer_name(version))
             state = (await js.stream_info(self._stream)).state
-        last, number = _settled_to(consumer), state.first_seq
+            consumer = await js.consumer_info(self._stream, consumer_name(version))
+        last, number = settled_to(consumer, state.last_seq), state.first_seq
         found: list[Received] = []
         room_bytes = AT_ONCE_BYTES_MAX
         while state.messages and number <= last and len(found) < AT_ONCE_MAX and room_bytes > 0:
@@ -79,7 +79,9 @@ class Stranded:
                 return None
 
 
-def _settled_to(consumer: ConsumerInfo) -> int:
-    """The number up to which the consumer waits for no acknowledgement."""
+def settled_to(consumer: ConsumerInfo, newest: int) -> int:
+    """The number up to which nothing is owed, of a stream whose newest message has `newest`."""
+    if not consumer.num_pending and not consumer.num_ack_pending:
+        return newest  # whatever the consumer's own server calls it
     reached = consumer.ack_floor if consumer.num_ack_pending else consumer.delivered
     return reached.stream_seq if reached else 0

@@ -8,13 +8,14 @@ from dataclasses import replace
 from uuid import uuid4
 
 import pytest
+from nats.js.api import ConsumerInfo
 
 from proxy.config import Nats
 from proxy.fleet import consumer as consuming
 from proxy.fleet.consumer import Consumer
 from proxy.fleet.publisher import Publisher
 from proxy.fleet.received import Received
-from proxy.fleet.stranded import Stranded
+from proxy.fleet.stranded import Stranded, settled_to
 from proxy.fleet.stream import ensure, set_aside_bucket
 from tests.e2e.stack import until
 from tests.fleet.servers import Servers, connected, needs_nats
@@ -123,3 +124,24 @@ async def test_another_message_under_the_number_is_not_deleted(nats):
         assert await left(connection, settings) == 1
         await stranded.delete(found)
         assert await left(connection, settings) == 0
+
+
+@pytest.mark.parametrize(
+    ("in_stream", "in_hand", "settled"),
+    [(0, 0, 7061), (1, 0, 7060), (0, 2, 7058), (1, 2, 7058)],
+)
+def test_where_servers_count_differently_the_newest_is_not_forgotten(in_stream, in_hand, settled):
+    """The stream's leader called a message 7061 that the consumer's server had given as 7060."""
+    info = {
+        "name": "recorders-v1",
+        "stream_name": "AGENT_TELEMETRY",
+        "config": {},
+        "created": "2026-11-26T13:15:51Z",
+        "delivered": {"consumer_seq": 9561, "stream_seq": 7060},
+        "ack_floor": {"consumer_seq": 9561 - in_hand, "stream_seq": 7060 - in_hand},
+        "num_pending": in_stream,
+        "num_ack_pending": in_hand,
+        "num_redelivered": 0,
+        "num_waiting": 3,
+    }
+    assert settled_to(ConsumerInfo.from_response(info), 7061) == settled
