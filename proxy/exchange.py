@@ -121,7 +121,8 @@ class AnswerHead:
     headers: Headers = ()  # allow-listed answer headers
 
     def to_bytes(self) -> bytes:
-        return orjson.dumps(self)
+        # Of a dict: of a dataclass it takes thrice as long.
+        return orjson.dumps({"at_us": self.at_us, "status": self.status, "headers": self.headers})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> AnswerHead:
@@ -150,7 +151,21 @@ class End:
     is_recorded_elsewhere: bool = False  # by a gateway behind this one: makes no row here
 
     def to_bytes(self) -> bytes:
-        return orjson.dumps(self)
+        return orjson.dumps(  # of a dict, as above
+            {
+                "at_us": self.at_us,
+                "outcome": str(self.outcome),
+                "error": self.error,
+                "request_bytes": self.request_bytes,
+                "response_bytes": self.response_bytes,
+                "request_sha256": self.request_sha256,
+                "response_sha256": self.response_sha256,
+                "request_complete": self.request_complete,
+                "request_kept": self.request_kept,
+                "response_kept": self.response_kept,
+                "is_recorded_elsewhere": self.is_recorded_elsewhere,
+            }
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> End:
