@@ -62,6 +62,10 @@ _BOOT, _START, _REQUEST = int(Kind.BOOT), int(Kind.START), int(Kind.REQUEST)
 _HEAD, _RESPONSE, _END = int(Kind.HEAD), int(Kind.RESPONSE), int(Kind.END)
 
 
+class _Pausing(OSError):
+    """The disk failed a moment ago and has not been tried again yet."""
+
+
 class _Open:
     """A call that was begun and has not ended. `key` is its id in records."""
 
@@ -443,7 +447,7 @@ class SpoolWriter:
         if self._fd is not None and not self._is_sealed(now, size):
             return self._fd
         if self._fd is None and now < self._failed_at + RETRY_S:
-            raise OSError(self._errno, "a moment ago")
+            raise _Pausing(self._errno, "a moment ago")
         try:
             fd = self._create()
         except OSError:
@@ -469,7 +473,8 @@ class SpoolWriter:
         """What a refused write means; a full disk may have room a moment later."""
         if error.errno in _NO_SPACE:
             return Loss.DISK_FULL
-        self._give_up(error.errno or errno.EIO)
+        if not isinstance(error, _Pausing):  # else each call would begin the pause anew
+            self._give_up(error.errno or errno.EIO)
         return Loss.IO_ERROR
 
     def _give_up(self, number: int) -> None:

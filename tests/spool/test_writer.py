@@ -283,6 +283,22 @@ def test_after_an_io_error_calls_go_on_in_a_new_segment(
     assert totals(tmp_path).waiting == 0
 
 
+def test_after_an_io_error_no_traffic_is_too_dense_for_a_new_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    writer = a_writer(tmp_path, clock=clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "writev", lambda fd, parts: broken(fd))
+        assert not writer.start(a_start())
+    kept = []
+    for _ in range(6):
+        clock.now += RETRY_S * 0.3
+        kept.append(writer.start(a_start()))
+    writer.close()
+    assert kept == [False] * 3 + [True] * 3
+
+
 def test_a_record_written_short_is_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
