@@ -127,10 +127,13 @@ class Consumer:
     def _take(self, message: Msg) -> None:
         found = Received.given(message)
         known = self._held.get(found.sequence)
-        if known is not None:
+        if known is None:
+            self._hold(found)
+        elif known.id == found.id:
             known.reply = found.reply  # the servers took us for dead
-            return
-        self._hold(found)
+        else:  # a server that numbers differently leads now: the reply would mean this one
+            known.reply = ""
+            self._hold(found)
 
     def _hold(self, found: Received) -> None:
         self._held[found.sequence] = found
@@ -163,7 +166,8 @@ class Consumer:
 
     def _let_go(self, received: Iterable[Received]) -> None:
         for each in received:
-            self._held.pop(each.sequence, None)
+            if self._held.get(each.sequence) is each:
+                del self._held[each.sequence]
 
     async def _tell(self, received: Iterable[Received], word: bytes) -> None:
         for each in [each for each in received if not each.is_stranded]:

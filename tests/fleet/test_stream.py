@@ -171,6 +171,22 @@ async def test_what_is_in_hand_is_not_given_to_another_and_of_the_dead_it_is(con
         await other.acknowledge([again])
 
 
+async def test_another_message_under_a_number_in_hand_is_taken_as_well(connection, settings):
+    publisher, first, second = Publisher(connection, settings), packed(), packed()
+    await publisher.publish(first)
+    async with consuming(connection, settings) as consumer:
+        (in_hand,) = await taken(consumer, 1)
+        await connection.js.delete_stream(settings.stream)
+        await ensure(connection, settings)  # which numbers from the beginning
+        await publisher.publish(second)
+        (other,) = await taken(consumer, 1)
+        assert (other.sequence, other.id) == (in_hand.sequence, second.id)
+        await consumer.acknowledge([in_hand])
+        assert (await left(connection, settings), consumer.held) == (1, 1)
+        await consumer.acknowledge([other])
+        await until_left(connection, settings, 0)
+
+
 async def test_messages_are_shared(connection, settings):
     publisher = Publisher(connection, settings)
     async with (
