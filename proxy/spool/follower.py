@@ -230,7 +230,8 @@ class SlotFollower:
         self._note_sequence(sequence - 1)
         self._settled.sequence = max(self._settled.sequence, sequence)
         if key in self._journal.acknowledged:
-            here.settled.append(key)
+            if key not in self._undeleted:  # else its file would bring it again
+                here.settled.append(key)
         elif (call := self._waiting.get(key)) is not None:
             call.first_segment = self._number  # it was carried from here
         else:
@@ -342,8 +343,8 @@ class SlotFollower:
             self._carried.add(call.sequence)
             if call.is_socket:
                 self.news[key] = call
-        else:
-            self._drop_carried(key)
+        elif not self._drop_carried(key):
+            self._undeleted.add(key)
 
     def _carry_over(self) -> None:
         """Let the segments go that are held only by calls which stay open long."""

@@ -208,6 +208,43 @@ def test_what_was_settled_on_a_full_disk_is_settled_after_the_journals_renewal(
     assert totals(tmp_path).stored == PIECES + 1
 
 
+def test_what_was_settled_stays_settled_while_its_file_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.unlink
+
+    def stubborn(path: Path, **more: int) -> None:
+        if str(path).endswith(".call"):
+            raise OSError(1, "Operation not permitted")
+        real(path, **more)
+
+    monkeypatch.setattr("proxy.spool.journal.ROTATE_BYTES_MIN", 300)
+    monkeypatch.setattr(os, "unlink", stubborn)
+    writer = a_writer(tmp_path, segment_bytes=1500)
+    start = a_start()
+    assert writer.start(start)
+    write_call(writer)  # in the same segment, and not settled for long
+    reader = SpoolReader(tmp_path)
+    (waits,) = reader.read(1, ROOM)
+    for _ in range(PIECES):
+        write_call(writer)
+    reader.acknowledge(reader.read(100, ROOM))
+    writer.end(start.id, an_end())
+    reader.acknowledge(reader.read(100, ROOM))
+    reader.close()
+    assert carried_path(tmp_path / "0", start.id.bytes).exists()
+    reader = SpoolReader(tmp_path)
+    assert ids(read_all(reader)) == [waits.id]
+    for _ in range(PIECES):  # until the journal is written anew
+        write_call(writer)
+        read_all(reader)
+    reader.close()
+    assert recorded(tmp_path) == []
+    writer.close()
+    assert recorded(tmp_path) == []
+    assert totals(tmp_path).stored == 2 * PIECES + 2
+
+
 def test_a_record_carried_short_is_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.pwrite
 
