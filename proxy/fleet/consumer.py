@@ -88,9 +88,7 @@ class Consumer:
     async def acknowledge(self, done: Sequence[Received]) -> None:
         """These have been dealt with. What cannot be told now is given again."""
         await self._tell(done, b"+ACK")
-        for each in done:
-            if each.is_stranded:
-                await self._stranded.delete(each)
+        await self._stranded.delete(each for each in done if each.is_stranded)
         self._let_go(done)
         self._read += [each.large for each in done if each.large is not None]
 

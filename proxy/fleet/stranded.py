@@ -10,10 +10,11 @@ they have been dealt with. Mostly their rows are there already, and stay as they
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from proxy.config import Nats
-from proxy.errors import ProxyError
+from proxy.errors import StreamMisconfigured, StreamUnavailable
 from proxy.fleet.connection import Connection, translated
 from proxy.fleet.received import Received, id_of
 from proxy.fleet.stream import consumer_name
@@ -40,10 +41,16 @@ class Stranded:
         seen, self._seen = self._seen, frozenset(each.sequence for each in found)
         return [each for each in found if each.sequence in seen]
 
-    async def delete(self, done: Received) -> None:
-        """Forget one that has been dealt with. What cannot be deleted now is found again."""
+    async def delete(self, done: Iterable[Received]) -> None:
+        """Forget what has been dealt with. What cannot be deleted now is found again."""
+        with contextlib.suppress(StreamUnavailable):  # nor would the next be, and waits as long
+            for each in done:
+                with contextlib.suppress(StreamMisconfigured):  # another was first, for example
+                    await self._delete(each)
+
+    async def _delete(self, done: Received) -> None:
         js = self._connection.js
-        with contextlib.suppress(ProxyError), translated():
+        with translated():
             # By now another server may lead, which has another message under this number.
             if id_of((await js.get_msg(self._stream, done.sequence)).headers) == done.id:
                 await js.delete_msg(self._stream, done.sequence)

@@ -1,5 +1,6 @@
 """Messages that a server holds again though they were acknowledged: nobody is given them."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import pytest
 from nats.js.api import ConsumerInfo
 
 from proxy.config import Nats
+from proxy.fleet import connection as connecting
 from proxy.fleet import consumer as consuming
 from proxy.fleet.consumer import Consumer
 from proxy.fleet.publisher import Publisher
@@ -120,10 +122,23 @@ async def test_another_message_under_the_number_is_not_deleted(nats):
         message = await connection.js.get_msg(settings.stream, 1, subject="*.>", next=True)
         found = Received.found(message)
         stranded = Stranded(connection, settings)
-        await stranded.delete(replace(found, id=uuid4()))
+        await stranded.delete([replace(found, id=uuid4())])
         assert await left(connection, settings) == 1
-        await stranded.delete(found)
+        await stranded.delete([found])
         assert await left(connection, settings) == 0
+
+
+async def test_an_outage_is_waited_for_once_and_not_for_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(connecting, "ANSWER_S", 1.0)
+    servers = Servers(tmp_path, 1)
+    settings = servers.settings(ack_wait_s=1)
+    async with servers.running(), connected(settings) as connection:
+        await ensure(connection, settings)
+        found = [Received(uuid4(), n, "", "", 0.0, b"") for n in range(1, 41)]
+        await Stranded(connection, settings).delete(found)  # others did so before
+        servers.kill(0)
+        async with asyncio.timeout(20):
+            await Stranded(connection, settings).delete(found)
 
 
 @pytest.mark.parametrize(
