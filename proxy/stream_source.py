@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 from proxy.errors import ProxyError, StreamUnavailable
 from proxy.exchange import Exchange
 from proxy.fleet.connection import Connection
-from proxy.fleet.consumer import Consumer
+from proxy.fleet.consumer import Consumer, raise_ended
 from proxy.fleet.member import Member
 from proxy.fleet.members import Members
 from proxy.fleet.message import Message
@@ -68,7 +68,10 @@ class StreamSource:
         self._stored = 0
 
     async def read(self, calls_max: int, bytes_max: int) -> list[Delivery]:
-        """What has arrived. Raises StreamUnavailable where nothing will come any more."""
+        """What has arrived. Raises StreamUnavailable where nothing will come any more.
+
+        What ends a task beside it is raised too: the process begins anew then.
+        """
         if self._connection.over.is_set():
             raise StreamUnavailable("NATS: the connection was refused or given up")
         if not self._speaking:
@@ -77,6 +80,7 @@ class StreamSource:
                 asyncio.create_task(speak(self._members, self._member), name="members"),
                 asyncio.create_task(self._look_after(), name="look after"),
             ]
+        raise_ended(self._speaking)
         found = await self._consumer.read(calls_max, bytes_max)
         return [_Taken(each, each.message) for each in found if each.message is not None]
 

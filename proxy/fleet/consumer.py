@@ -68,7 +68,11 @@ class Consumer:
         return len(self._held)
 
     async def read(self, messages_max: int, bytes_max: int) -> list[Received]:
-        """What has arrived and can be read. Never waits for more."""
+        """What has arrived and can be read. Never waits for more.
+
+        Raises what ended the taking: nothing more would come, and nobody would say so.
+        """
+        raise_ended(self._tasks)
         taken: list[Received] = []
         while self._arrived and len(taken) < messages_max and bytes_max > 0:
             taken.append(self._arrived.popleft())
@@ -207,6 +211,13 @@ class Consumer:
                     await self._large.sweep()
             except ProxyError as error:
                 event("object store not cleaned", logging.WARNING, reason=str(error))
+
+
+def raise_ended(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """The error of the first of these that has ended by one."""
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.result()
 
 
 def _open(received: Sequence[Received]) -> list[Received]:

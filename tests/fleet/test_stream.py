@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import trustme
+from nats.errors import ConnectionClosedError
 
 from proxy.config import Config, Nats
 from proxy.doctor import examined
@@ -185,6 +186,24 @@ async def test_another_message_under_a_number_in_hand_is_taken_as_well(connectio
         assert (await left(connection, settings), consumer.held) == (1, 1)
         await consumer.acknowledge([other])
         await until_left(connection, settings, 0)
+
+
+async def test_a_reader_is_told_what_ended_the_taking(settings):
+    async with connected(settings) as lost:
+        await ensure(lost, settings)
+        await lost.client.close()
+        consumer = Consumer(lost, settings, 100)
+        consumer.start()
+
+        async def told() -> bool:
+            try:
+                await consumer.read(1, 1)
+            except ConnectionClosedError:
+                return True
+            return False
+
+        await until(told, "the reader is told")
+        await consumer.close()
 
 
 async def test_messages_are_shared(connection, settings):
