@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,21 +78,30 @@ class Live:
         self._viewer = viewer
         self._pages: set[Subscription] = set()
         self._following: asyncio.Task[None] | None = None
+        self._has_begun = asyncio.Event()  # the database is heard, or does not answer
 
-    @contextlib.contextmanager
-    def subscribed(self, wants: Callable[[Mapping[str, Any]], bool]) -> Iterator[Subscription]:
-        """From now on. The caller looks for what came before after this has begun."""
+    @contextlib.asynccontextmanager
+    async def subscribed(
+        self, wants: Callable[[Mapping[str, Any]], bool]
+    ) -> AsyncIterator[Subscription]:
+        """Whatever is committed once this has begun is offered, or else a gap is noted.
+
+        The caller looks for what came before only then: a row that is committed between its look
+        and LISTEN would be neither announced nor always among what is latest.
+        """
         page = Subscription(wants)
         self._pages.add(page)
         if self._following is None:
             self._following = asyncio.create_task(self._follow(), name="live")
         try:
+            await self._has_begun.wait()
             yield page
         finally:
             self._pages.discard(page)
             if not self._pages and self._following is not None:
                 self._following.cancel()
                 self._following = None
+                self._has_begun.clear()
 
     async def _follow(self) -> None:
         while True:
@@ -117,5 +126,6 @@ class Live:
                         page.offer(row)
 
     def _note_gap(self) -> None:
+        self._has_begun.set()
         for page in self._pages:
             page.note_gap()

@@ -135,7 +135,7 @@ class Pages:
         return self._events(filters_of(query))
 
     async def _events(self, filters: Filters) -> AsyncIterator[tuple[str, str]]:
-        with self._live.subscribed(filters.matches) as page:
+        async with self._live.subscribed(filters.matches) as page:
             shown: list[Row] | None = None
             while True:
                 try:

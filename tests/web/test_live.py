@@ -11,12 +11,21 @@ import pytest
 
 from proxy.errors import StoreUnavailable
 from proxy.live import WAITING_MAX, Subscription
+from proxy.page_rows import LIVE_SINCE
 from proxy.store.postgres import Store
+from proxy.store.viewer import Viewer
 from tests.store.rows import record
 from tests.web.listener import listening
 from tests.web.test_pages import NOW, get
 
 PATIENCE_S = 20
+
+
+@pytest.fixture
+async def store(dsn):
+    opened = Store(dsn)
+    yield opened
+    await opened.close()
 
 
 @contextlib.asynccontextmanager
@@ -61,8 +70,7 @@ def shown(data):
     return re.findall(r'id="row-([0-9a-f-]+)"', data)
 
 
-async def test_a_row_arrives_once_it_is_committed(tmp_path, dsn):
-    store = Store(dsn)
+async def test_a_row_arrives_once_it_is_committed(tmp_path, dsn, store):
     before, after = record(response_text="before"), record(response_text="after")
     await store.write([before])
     async with listening(tmp_path, dsn) as address, events(address) as following:
@@ -71,11 +79,9 @@ async def test_a_row_arrives_once_it_is_committed(tmp_path, dsn):
         data = await until(following, "rows")
         assert shown(data) == [str(after.id)]
         assert "after" in data
-    await store.close()
 
 
-async def test_a_page_hears_only_of_what_it_asked_for(tmp_path, dsn):
-    store = Store(dsn)
+async def test_a_page_hears_only_of_what_it_asked_for(tmp_path, dsn, store):
     wanted = record(project_id="shop", outcome="upstream_error", error="it broke")
     others = [
         record(project_id="shop"),
@@ -90,12 +96,33 @@ async def test_a_page_hears_only_of_what_it_asked_for(tmp_path, dsn):
         await store.write([*others, wanted])
         assert shown(await until(following, "rows")) == [str(wanted.id)]
 
-    await store.close()
+
+async def test_what_is_committed_after_the_first_list_arrives(tmp_path, dsn, store, monkeypatch):
+    """However late the database is listened to. No look at what is latest finds this call."""
+    listen = Viewer.listen
+
+    @contextlib.asynccontextmanager
+    async def late(viewer):
+        await asyncio.sleep(0.5)
+        async with listen(viewer) as listener:
+            yield listener
+
+    monkeypatch.setattr(Viewer, "listen", late)
+    row = record(created_at=NOW - 2 * LIVE_SINCE)
+    async with listening(tmp_path, dsn) as address, events(address) as following:
+        await until(following, "reset")
+        await store.write([row])
+        assert shown(await until(following, "rows")) == [str(row.id)]
 
 
-async def test_the_filter_means_the_same_on_the_page_and_in_the_stream(tmp_path, dsn):
+async def test_a_page_that_is_opened_during_an_outage_is_told_so(tmp_path):
+    away = "postgresql://nobody@127.0.0.1:1/none"
+    async with listening(tmp_path, away) as address, events(address) as following:
+        assert await following() == ("away", "")
+
+
+async def test_the_filter_means_the_same_on_the_page_and_in_the_stream(tmp_path, dsn, store):
     """Invariant: `Filters.matches` selects what `live.sql` selects."""
-    store = Store(dsn)
     rows = [
         record(created_at=NOW, project_id=project, model_used=model, **end)
         for project in ("a", None)
@@ -122,11 +149,12 @@ async def test_the_filter_means_the_same_on_the_page_and_in_the_stream(tmp_path,
             page = shown(await get(address, f"/{query}"))
             came = [] if query == "?session=none" else shown(await until(following, "rows"))
             assert sorted(came) == sorted(page), query
-    await store.close()
 
 
-async def test_a_page_is_told_of_an_outage_and_gets_everything_afterwards(tmp_path, dsn, postgres):
-    store, name = Store(dsn), re.search(r"@/(\w+)\?", dsn)[1]
+async def test_a_page_is_told_of_an_outage_and_gets_everything_afterwards(
+    tmp_path, dsn, store, postgres
+):
+    name = re.search(r"@/(\w+)\?", dsn)[1]
     admin = await asyncpg.connect(postgres)
     async with listening(tmp_path, dsn) as address, events(address) as following:
         await until(following, "reset")
@@ -146,7 +174,6 @@ async def test_a_page_is_told_of_an_outage_and_gets_everything_afterwards(tmp_pa
         await store.write([later])
         while str(later.id) not in shown((await following())[1]):
             pass
-    await store.close()
     await admin.close()
 
 
@@ -158,7 +185,7 @@ async def _written(store, row):
     return True
 
 
-async def test_the_database_is_followed_once_and_only_while_a_page_is_open(tmp_path, dsn):
+async def test_the_database_is_followed_once_and_only_while_a_page_is_open(tmp_path, dsn, store):
     connection = await asyncpg.connect(dsn)
 
     async def listeners():
@@ -178,9 +205,7 @@ async def test_the_database_is_followed_once_and_only_while_a_page_is_open(tmp_p
             await until(other, "reset")
             await until_listeners(1)
         # A stream that is closed is noticed when something is sent, here a row.
-        store = Store(dsn)
         await store.write([record()])
-        await store.close()
         await until_listeners(0)
     await connection.close()
 
