@@ -55,24 +55,36 @@ class _Following:
         self._store = store
         self._selection = selection
         self._shown: set[UUID] = set()
-        self._first: dict[UUID, Row] = {}
+        self._owed: set[UUID] = set()  # known of, and not read yet
+        self._found: dict[UUID, Row] = {}  # by the last look; the announcement may still come
 
     async def begin(self, last: int) -> list[Row]:
         self._shown = await self._store.recent_ids(WINDOW_S)
         rows = await self._store.latest(self._selection, last)
-        self._first = {row["id"]: row for row in rows}
-        self._shown |= self._first.keys()
+        self._found = {row["id"]: row for row in rows}
+        self._shown |= self._found.keys()
         return rows
 
     async def announced(self, ids: tuple[UUID, ...]) -> list[Row]:
-        """The rows of a batch; not those that the first look has found as they are."""
-        self._shown.update(ids)
-        rows = await self._store.rows(ids, self._selection)
-        return [row for row in rows if self._first.pop(row["id"], None) != row]
+        """The rows of a batch; not those that the last look has found as they are."""
+        self._owed.update(ids)
+        rows = await self._read()
+        return [row for row in rows if self._found.pop(row["id"], None) != row]
 
     async def unseen(self) -> list[Row]:
         """Look through the window, and forget what has left it."""
         recent = await self._store.recent_ids(WINDOW_S)
-        new = recent - self._shown
+        self._owed |= recent - self._shown
+        rows = await self._read()
         self._shown = recent
-        return await self._store.rows(list(new), self._selection) if new else []
+        self._found = {row["id"]: row for row in rows}
+        return rows
+
+    async def _read(self) -> list[Row]:
+        """All that is owed, which it stays if it cannot be read now."""
+        if not self._owed:
+            return []
+        rows = await self._store.rows(list(self._owed), self._selection)
+        self._shown |= self._owed
+        self._owed.clear()
+        return rows

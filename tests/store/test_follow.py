@@ -83,6 +83,25 @@ async def test_a_row_of_the_first_look_is_not_repeated(store, reader):
     await rows.aclose()
 
 
+async def test_a_row_of_a_later_look_is_not_repeated(store, reader):
+    """Nothing was announced for a while; committed just then, it is found and then announced."""
+    rows = follow(reader, Selection(), poll_s=0.05)
+    await store.write([call(response_text="first")])
+    assert await texts(rows, 1) == ["first"]
+    real = reader.recent_ids
+
+    async def recent_ids(window_s):
+        reader.recent_ids = real
+        await store.write([call(response_text="in between")])
+        return await real(window_s)
+
+    reader.recent_ids = recent_ids
+    assert await texts(rows, 1) == ["in between"]
+    await store.write([call(response_text="later")])
+    assert await texts(rows, 1) == ["later"]
+    await rows.aclose()
+
+
 async def test_only_selected_rows_are_shown(store, reader):
     rows = follow(reader, Selection(project="shop", errors=True))
     await store.write(
@@ -124,6 +143,43 @@ async def test_a_lost_connection_is_made_again_and_nothing_is_missed(
         )
         await store.write([call(response_text=f"row {n}")])
         assert await texts(rows, 1) == [f"row {n}"]
+    await operator.close()
+    await rows.aclose()
+
+
+@pytest.mark.parametrize("is_announced", [True, False])
+async def test_a_row_whose_reading_is_cut_off_is_read_again(
+    store, reader, dsn, monkeypatch, is_announced
+):
+    """Also one that no look would find: its call began long ago."""
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    rows = follow(reader, Selection(), poll_s=20 if is_announced else 0.05)
+    await store.write([call(response_text="first")])
+    assert await texts(rows, 1) == ["first"]
+    store._is_announcing = is_announced
+    await store.write([call(86_400 if is_announced else 5, response_text="cut off")])
+    operator, locker = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    read = reader.rows
+
+    async def rows_while_locked(ids, selection):
+        reader.rows = read
+        await locker.execute("BEGIN; LOCK TABLE agent_telemetry")
+        reading = asyncio.create_task(read(ids, selection))
+        while not await operator.fetchval(
+            "SELECT bool_or(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ):
+            await asyncio.sleep(0.01)
+        try:
+            return await reading
+        finally:
+            await locker.execute("ROLLBACK")
+
+    reader.rows = rows_while_locked
+    assert await texts(rows, 1) == ["cut off"]
+    await store.write([call(response_text="later")])
+    assert await texts(rows, 1) == ["later"]
+    await locker.close()
     await operator.close()
     await rows.aclose()
 
