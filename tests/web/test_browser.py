@@ -216,6 +216,29 @@ async def test_live_rows_arrive_and_wait_while_paused(browser, address, laborato
     await store.close()
 
 
+async def test_a_call_that_began_long_ago_stays_when_the_list_comes_anew(
+    browser, address, laboratory
+):
+    store, now = Store(laboratory), datetime.now(UTC)
+    async with chromium.watched(browser, address) as seen:
+        page = seen.page
+        await seen.open("/")
+        await page.locator(".state.on").wait_for()
+        for ago in (6, 7):  # hours; more calls than a list holds began since
+            text = f"began {ago} hours ago"
+            await store.write([record(created_at=now - timedelta(hours=ago), response_text=text)])
+            await page.get_by_text(text).wait_for()
+        await store.execute(  # nobody announces it, so that only a new list shows it
+            "INSERT INTO agent_telemetry (model_used, system_prompt, chat_history, duration_ms, "
+            "response_text) VALUES ('m', '', '[]', 1, 'the latest')"
+        )
+        await page.get_by_text("the latest").wait_for()
+        texts = await page.locator("[data-rows] .title").all_inner_texts()
+        assert texts[0] == "the latest"
+        assert texts[-2:] == ["began 6 hours ago", "began 7 hours ago"]
+    await store.close()
+
+
 async def test_a_hundred_attacks_in_every_column_are_inert(browser, tmp_path, dsn):
     """Rows made of payloads on every page that shows them, and arriving live."""
     assert len(PAYLOADS) == 100

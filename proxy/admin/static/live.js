@@ -34,13 +34,15 @@
     show();
   }
 
-  // The latest rows anew; older ones that are shown already stay below.
+  const began = (row) => row.querySelector("time")?.dateTime ?? "";
+
+  // The latest rows anew; what began before them and is shown already stays below, wherever it stood.
   function reset(html) {
     const rows = rowsOf(html);
     const focused = document.activeElement?.closest?.("tr[id]")?.id;
-    const kept = [];
-    const last = rows.length ? document.getElementById(rows.at(-1).id) : null;
-    for (let at = last?.nextElementSibling; at; at = at.nextElementSibling) kept.push(at);
+    const ids = new Set(rows.map((row) => row.id));
+    const isOlder = (row) => rows.length && !ids.has(row.id) && began(row) <= began(rows.at(-1));
+    const kept = [...body.rows].filter(isOlder).sort((one, other) => began(other).localeCompare(began(one)));
     body.replaceChildren(...rows, ...kept);
     show();
     if (focused) document.getElementById(focused)?.querySelector("a")?.focus({ preventScroll: true });
