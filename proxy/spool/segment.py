@@ -95,7 +95,7 @@ class Damage(NamedTuple):
 
 
 def header_bytes(
-    kind: int, key: bytes, payload: bytes | memoryview, *, part: int = 0, number: int = 0
+    kind: int, key: bytes, payload: bytes | memoryview, part: int = 0, number: int = 0
 ) -> bytes:
     """The head of the record that holds `payload`; the two are written one after the other."""
     fields = _FIELDS.pack(MAGIC, VERSION, kind, 0, part, key, number, len(payload), crc32(payload))

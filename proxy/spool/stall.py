@@ -98,11 +98,14 @@ class StallGuard:
         return self._later(partial(self._writer.head, id, head), 0)
 
     def response(self, id: UUID, at_us: int, data: bytes) -> bool:
-        if not self._is_direct():
+        # As the others, but for the calls: this is done for each event.
+        sync = self._sync
+        if self._worker is not None or (sync.syncing_since is not None and sync.is_busy):
             return self._body(1, id, at_us, data)
-        began = self._clock()  # as `_timed`, but for its calls: this is done for each event
+        clock = self._clock
+        began = clock()
         is_kept = self._writer.response(id, at_us, data)
-        if self._clock() - began > STALL_S:
+        if clock() - began > STALL_S:
             self._begin()
         return is_kept
 

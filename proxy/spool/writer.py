@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 from uuid import UUID, uuid4
 
 from proxy.errors import SpoolUnusable
@@ -116,7 +117,8 @@ class SpoolWriter:
             ) from error
         self._fd: int | None = None
         self._offset = 0
-        self._begun_at = self._failed_at = -math.inf
+        self._straight_until = 0  # bodies are appended up to here without a look at all the rest
+        self._old_at = self._failed_at = -math.inf
         self._errno = 0
         self._is_boot_due = True
         self._is_closed = False
@@ -168,9 +170,9 @@ class SpoolWriter:
         if self._is_easy(body):
             key, sequence = id.bytes, self._counters.sequence + 1
             whole = self._write_together(
-                header_bytes(_START, key, start, number=sequence),
+                header_bytes(_START, key, start, 0, sequence),
                 start,
-                header_bytes(_REQUEST, key, body, part=1, number=at_us),
+                header_bytes(_REQUEST, key, body, 1, at_us),
                 body,
             )
             if whole:
@@ -223,6 +225,7 @@ class SpoolWriter:
         loss = self._append(_END, call.key, payload, part=call.next_part, number=end.at_us)
         if loss is not None and len(self._owed) < OWED_ENDS_MAX:
             self._owed[call.key] = (call.next_part, end.at_us, payload)
+            self._straight_until = 0
         return loss is None
 
     def finish(self, id: UUID, head: AnswerHead | None, at_us: int, data: bytes, end: End) -> None:
@@ -236,11 +239,11 @@ class SpoolWriter:
             pieces: list[bytes] = []
             payload = _encoded(head) if head is not None else None
             if head is not None and payload is not None:
-                pieces += header_bytes(_HEAD, key, payload, part=part, number=head.at_us), payload
+                pieces += header_bytes(_HEAD, key, payload, part, head.at_us), payload
                 part += 1
-            pieces += header_bytes(_RESPONSE, key, data, part=part, number=at_us), data
+            pieces += header_bytes(_RESPONSE, key, data, part, at_us), data
             payload = _encoded(end) or replace(end, error="unprintable").to_bytes()
-            pieces += header_bytes(_END, key, payload, part=part + 1, number=end.at_us), payload
+            pieces += header_bytes(_END, key, payload, part + 1, end.at_us), payload
             whole, records = self._write_together(*pieces), len(pieces) // 2
             if whole == records:
                 del self._open[id.int]
@@ -328,9 +331,7 @@ class SpoolWriter:
         except OSError as error:
             self._refused(error)
             return 0
-        self._offset += written
-        self._used += written
-        self.sync.wake()
+        self._wrote(written)
         if written == size:
             return len(pieces) // 2
         self._give_up(errno.ENOSPC)
@@ -368,31 +369,26 @@ class SpoolWriter:
         """Append a piece where nothing is to be done first, as nearly always.
 
         False: it is to be tried as if it had not been tried yet. What an event of a stream costs
-        is how much code it touches, with cold caches: so this is in one piece.
+        is how much code and memory it touches, with cold caches: so this is in one piece.
         """
-        fd, size = self._fd, HEADER_BYTES + len(data)
+        size = HEADER_BYTES + len(data)
         if (
-            fd is None
+            self._offset + size > self._straight_until
             or not HEADER_BYTES < size <= RECORD_BYTES_MAX
-            or self._is_boot_due
-            or self._owed
-            or self._reserve.is_spent
-            or self._used >= self._bodies_bytes_max
-            or self._offset + size > self._segment_bytes
-            or self.sync.has_failed
-            or self._clock() >= self._begun_at + self._segment_s
+            or self._clock() >= self._old_at
+            or (sync := self.sync).has_failed
         ):
             return False
-        header = header_bytes(kind, call.key, data, part=call.next_part, number=at_us)
+        header = header_bytes(kind, call.key, data, call.next_part, at_us)
         try:
-            written = os.writev(fd, (header, data))
+            written = os.writev(cast(int, self._fd), (header, data))
         except OSError as error:
             self._refused(error)
             return False
         self._offset += written
         self._used += written
-        if not self.sync.is_dirty:
-            self.sync.wake()
+        if not sync.is_dirty:
+            sync.wake()
         if written != size:
             self._give_up(errno.ENOSPC)
             return False
@@ -403,12 +399,12 @@ class SpoolWriter:
         self, kind: int, key: bytes, payload: bytes | memoryview, *, part: int = 0, number: int = 0
     ) -> Loss | None:
         """Write one record; why not, where it could not be written whole."""
-        header = header_bytes(kind, key, payload, part=part, number=number)
+        header = header_bytes(kind, key, payload, part, number)
         if self._is_boot_due and kind != _BOOT and (loss := self._boot()):
             return loss
         loss = self._write(header, payload)
         if loss is Loss.DISK_FULL and self._reserve.release():
-            self._looked_at, self._failed_at = self._clock(), -math.inf
+            self._looked_at, self._failed_at, self._straight_until = self._clock(), -math.inf, 0
             if kind not in (_REQUEST, _RESPONSE):
                 loss = self._write(header, payload)
         return loss
@@ -420,19 +416,29 @@ class SpoolWriter:
             written = os.writev(fd, (header, payload))
         except OSError as error:
             return self._refused(error)
-        self._offset += written
-        self._used += written
-        self.sync.wake()
+        self._wrote(written)
         if written != size:
             self._give_up(errno.ENOSPC)
             return Loss.DISK_FULL
         return None
+
+    def _wrote(self, count: int) -> None:
+        """So many bytes are in the current segment; how many bodies may follow straight away."""
+        self._offset += count
+        self._used += count
+        self.sync.wake()
+        if self._is_boot_due or self._owed or self._reserve.is_spent:
+            self._straight_until = 0
+        else:
+            left = self._bodies_bytes_max - self._used
+            self._straight_until = min(self._segment_bytes, self._offset + left)
 
     def _boot(self) -> Loss | None:
         """Say that whatever this slot had open has crashed."""
         payload = pack(self._counters.counters())
         loss = self._append(_BOOT, uuid4().bytes, payload, number=self._counters.sequence)
         self._is_boot_due = loss is not None
+        self._straight_until = 0
         return loss
 
     def _settle_owed(self) -> None:
@@ -455,7 +461,7 @@ class SpoolWriter:
                 raise
             return self._fd  # no descriptor or inode to be had: the old one may grow
         self._retire()
-        self._fd, self._offset, self._begun_at = fd, 0, now
+        self._fd, self._offset, self._old_at = fd, 0, now + self._segment_s
         self.sync.follow(fd)
         if not self._reserve.is_spent:
             self._reserve.hold()
@@ -466,8 +472,8 @@ class SpoolWriter:
         """Whether the current segment, if anything is in it, has its size or its age."""
         if self._offset == 0:
             return False
-        age_max = SUSPECT_S if self.sync.has_failed else self._segment_s
-        return self._offset + size > self._segment_bytes or now >= self._begun_at + age_max
+        sooner_s = self._segment_s - SUSPECT_S if self.sync.has_failed else 0.0
+        return self._offset + size > self._segment_bytes or now >= self._old_at - sooner_s
 
     def _refused(self, error: OSError) -> Loss:
         """What a refused write means; a full disk may have room a moment later."""
@@ -497,7 +503,7 @@ class SpoolWriter:
     def _retire(self) -> None:
         if self._fd is not None:
             self.sync.retire(self._fd)
-            self._fd, self._offset = None, 0
+            self._fd, self._offset, self._straight_until = None, 0, 0
 
     def _has_room(self, limit_bytes: int) -> bool:
         if self._used >= limit_bytes and self._clock() >= self._measured_at + MEASURE_S:
