@@ -30,10 +30,11 @@ from proxy.spool.reader import SpoolReader
 from proxy.spool.stall import StallGuard
 from proxy.spool.writer import SpoolWriter
 from proxy.store.storable import storable
-from proxy.wire import headers
+from proxy.wire import fields, headers
 from proxy.wire.admission import Admission
 from proxy.wire.answer import AnswerReader, HeadLimits
 from proxy.wire.plans import Plans
+from proxy.wire.request import RequestReader
 from proxy.wire.tap import Tap, mint_id
 
 REPEATS, SLICES, CALLS = 500, 25, 1500
@@ -67,17 +68,21 @@ def quartile_us(step: Callable[[], Any]) -> float:
 def gateway(config: Config, sink: StallGuard) -> Iterator[tuple[str, float]]:
     """The steps of a plain call of 2 KB, and of an event, as the relay takes them."""
     plans, body = Plans(Admission(config), bytes(32)), body_of(2000)
-    target = "/openai/v1/chat/completions"
+    target, given = b"/openai/v1/chat/completions", fields.from_raw(RAW)
 
     def planned() -> None:
-        plan, length = plans.of("POST", target, RAW, is_http_1_0=False)
+        plan, length = plans.of("POST", target, given, is_http_1_0=False)
         plan.to_upstream(length)  # type: ignore[union-attr]  # of an admitted head, so a Plan
 
     def anew() -> None:
-        Plans(Admission(config), bytes(32)).of("POST", target, RAW, is_http_1_0=False)
+        Plans(Admission(config), bytes(32)).of("POST", target, given, is_http_1_0=False)
 
     def nothing() -> None:
         Plans(Admission(config), bytes(32))
+
+    def asked() -> None:
+        agent.feed(request)
+        agent.requests.popleft().body.read_nowait()
 
     def read() -> AnswerReader:
         reader = AnswerReader(LIMITS, is_head_only=False)
@@ -86,7 +91,7 @@ def gateway(config: Config, sink: StallGuard) -> Iterator[tuple[str, float]]:
         return reader
 
     def begun(tapped: list[Tap]) -> None:
-        plan, length = plans.of("POST", target, RAW, is_http_1_0=False)
+        plan, length = plans.of("POST", target, given, is_http_1_0=False)
         at_ns, id = time.time_ns(), mint_id(time.time_ns())
         tap = Tap.open(
             sink,
@@ -108,7 +113,12 @@ def gateway(config: Config, sink: StallGuard) -> Iterator[tuple[str, float]]:
         tap.response(ANSWER[-1000:], is_last=True)
         tap.end(Outcome.COMPLETE)
 
+    agent = RequestReader(LIMITS, lambda: None)
     head = read().heads[0]
+    lines = b"".join(b"%b: %b\r\n" % field for field in RAW)
+    request = b"POST %b HTTP/1.1\r\n%b\r\n%b" % (target, lines, body)
+    assert len(body) == int(RAW[-1][1])
+    yield "gateway: read a request of 2 KB", quartile_us(asked)
     yield "gateway: decide about a head and write the upstream's, seen before", quartile_us(planned)
     yield "the same, never seen", quartile_us(anew) - quartile_us(nothing)
     yield "gateway: read an answer of 1 KB", quartile_us(read)

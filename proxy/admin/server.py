@@ -11,7 +11,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 
-from aiohttp import web
+from aiohttp import http_parser, web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -20,6 +20,7 @@ from proxy.admin.fleet import FleetCollector
 from proxy.admin.token import is_token
 from proxy.admin.web import STATIC, Pages, WebPage, wants_html
 from proxy.config import Config, is_loopback, split_listen
+from proxy.errors import ProxyError
 from proxy.log import describe, event
 from proxy.sums import Fleet, Sums
 
@@ -51,6 +52,8 @@ class AdminServer:
         pages: Pages,
         fleet: Callable[[], Awaitable[Fleet | None]] | None = None,
     ) -> None:
+        """Raises ProxyError without aiohttp's C parser."""
+        _require_c_parser()
         self._config = config
         self._spool_sums = spool_sums
         self._store_answers = store_answers
@@ -157,3 +160,12 @@ def _host_name(host: str) -> str:
 def _error(status: int, text: str) -> web.Response:
     body: Mapping[str, Mapping[str, str]] = {"error": {"message": text}}
     return web.json_response(body, status=status)
+
+
+def _require_c_parser() -> None:
+    """The other one, in Python, accepts requests that could be framed in two ways."""
+    if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise ProxyError(
+            "aiohttp runs without its C parser, which is not safe for a listener; unset "
+            "AIOHTTP_NO_EXTENSIONS and install a wheel of aiohttp for this platform"
+        )

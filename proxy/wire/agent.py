@@ -1,8 +1,14 @@
-"""Agent: one connection from an agent, as aiohttp serves it, with what aiohttp lacks.
+"""Agent: one connection from an agent, and the server that makes them.
 
-A deadline for each request's head (slow or silent connections), a bound on the whole head, no echo
-and no log of what was received, and raw writing: the relay writes answers to the transport itself,
-and hands aiohttp a `Relayed` so that it writes nothing.
+The connection moves bytes, waits and ends; `RequestReader` knows what they mean, and the relay
+writes the answers itself. Its rules:
+
+- One call at a time: what is pipelined waits, and while it does nothing more is read.
+- A head has a deadline and a bound, an idle connection too. Bodies wait in a bounded buffer.
+- A call whose agent is gone is cancelled at once.
+- An answer that does not wait for the whole request is followed by a while in which the rest is
+  read and dropped, so that the agent sees the answer and no reset.
+- Nothing of what was received is logged or sent back.
 """
 
 from __future__ import annotations
@@ -11,98 +17,104 @@ import asyncio
 import logging
 import socket
 import struct
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import cast
 
-from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
-
+from proxy.wire.answer import HeadLimits
 from proxy.wire.refusals import Refusal
+from proxy.wire.request import Request, RequestReader
 
+HIGH_WATER_BYTES = 128 * 1024  # what waits for a slow upstream before reading stops
+KEEPALIVE_S = 75.0
+LINGER_S = 10.0  # how long the rest of a refused request is read
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER for no time: closing sends RST
+_FULL = Refusal(503, "too many connections (gateway.max_connections); try again later")
+_LATE = Refusal(408, "the head of the request did not arrive in time")
+_FAILED = Refusal(500, "an error inside the gateway; its log names it")
 
 _log = logging.getLogger("proxy.wire")
 
 
-class Relayed(web.StreamResponse):
-    """Tells aiohttp that the answer has been written; it has nothing left to do."""
-
-    def __init__(self, *, keeps_alive: bool) -> None:
-        # Not the base's: it makes headers and names a status, which nobody reads.
-        self._keep_alive = keeps_alive
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing: the head was written."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing: the body was written."""
-
-
-class AgentConnection(RequestHandler):
+class AgentConnection(asyncio.Protocol):
     """An agent's connection. `server` counts it and bounds their number."""
 
-    __slots__ = (
-        "_deadline",
-        "_head_bytes",
-        "_requests_seen",
-        "_server",
-        "ends_by_close",
-        "tunnel",
-    )
-
-    def __init__(self, server: AgentServer, **kwargs: Any) -> None:
-        super().__init__(server, **kwargs)
+    def __init__(self, server: AgentServer) -> None:
         self._server = server
-        self._deadline: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
-        self._requests_seen = 0
+        self._loop = asyncio.get_running_loop()
+        self._reader = RequestReader(server.limits, self._balance)
+        self._task: asyncio.Task[None] | None = None  # of the call that is open
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self._is_reading_paused = False
+        self._is_over = False  # no further call is begun
+        self._due_at: float | None = None  # when the connection ends if nothing comes,
+        self._awaits_head = False  # and whether the agent is told why
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self.transport: asyncio.Transport | None = None
         self.tunnel: asyncio.Protocol | None = None
+        self.writing_paused = False
         self.ends_by_close = False  # while an answer's end is the connection's: a cut must be RST
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self._server.is_full:
-            full = Refusal(503, "too many connections (gateway.max_connections); try again later")
-            self._force_close = True
-            cast(asyncio.Transport, transport).write(refusal_bytes(full))
-            cast(asyncio.Transport, transport).close()
-            return
-        super().connection_made(transport)
-        self._expect_head()
+    # asyncio's side.
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._forget_deadline()
-        if self.tunnel is not None:
-            self.tunnel.connection_lost(None)
-        super().connection_lost(exc)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        if self._server.is_full:
+            self._is_over = True
+            self.transport.write(refusal_bytes(_FULL))
+            self.transport.close()
+            return
+        self._server.connections.add(self)
+        raw = self.transport.get_extra_info("socket")
+        if raw is not None and raw.family != socket.AF_UNIX:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._end_after(self._server.header_timeout_s, awaits_head=True)
 
     def data_received(self, data: bytes) -> None:
         if self.tunnel is not None:
             self.tunnel.data_received(data)
             return
-        super().data_received(data)
-        if self._request_count != self._requests_seen:
-            self._requests_seen = self._request_count
-            self._forget_deadline()
-            self._break_unfinished_body()
-        elif self.is_idle:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._server.head_bytes_max:
-                self.refuse(Refusal(431, "the head of the request is too large"))
-            elif self._deadline is None:
-                self._expect_head()
+        reader = self._reader
+        reader.feed(data)
+        if self._task is None and not self._is_over:
+            if reader.requests:
+                self._due_at = None
+                self._task = self._loop.create_task(self._serve(reader.requests.popleft()))
+            elif reader.fault is not None:
+                self.refuse(reader.fault)
+            elif not self._awaits_head:
+                self._end_after(self._server.header_timeout_s, awaits_head=True)
+        elif self._is_over and (reader.unfinished is None or reader.unfinished.body.is_over):
+            self.close()  # that was the rest of a request which was answered before its end
+        self._balance()
 
-    def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio lets it keep open
+    def eof_received(self) -> bool | None:
+        return self.tunnel.eof_received() if self.tunnel is not None else None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._is_over = True
+        self._server.connections.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
         if self.tunnel is not None:
-            return self.tunnel.eof_received()
-        return None
+            self.tunnel.connection_lost(exc)
+        self._reader.feed_break()
+        self._reader.release()
+        if self._drain_waiter is not None and not self._drain_waiter.done():
+            self._drain_waiter.set_exception(ConnectionResetError("the agent is gone"))
+        if self._task is not None:
+            self._task.cancel()
 
     def pause_writing(self) -> None:
-        super().pause_writing()
+        self.writing_paused = True
         if self.tunnel is not None:
             self.tunnel.pause_writing()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
+        self.writing_paused = False
+        if self._drain_waiter is not None and not self._drain_waiter.done():
+            self._drain_waiter.set_result(None)
         if self.tunnel is not None:
             self.tunnel.resume_writing()
 
@@ -116,7 +128,11 @@ class AgentConnection(RequestHandler):
 
     async def drain(self) -> None:
         """Wait until the agent takes more. Raises ConnectionError where it is gone."""
-        await self._drain_helper()
+        if self.transport is None:
+            raise ConnectionResetError("the agent is gone")
+        if self.writing_paused:
+            self._drain_waiter = self._loop.create_future()
+            await self._drain_waiter
 
     def abort(self) -> None:
         """Cut the connection, so that the agent sees a broken answer and no clean end."""
@@ -127,100 +143,148 @@ class AgentConnection(RequestHandler):
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
+    def close(self) -> None:
+        """Take no further call, and close once what was written is sent."""
+        self._is_over = True
+        if self.transport is not None:
+            self.transport.close()
+
     def become_tunnel(self, tunnel: asyncio.Protocol) -> None:
         """After a 101: hand every further byte, and those that wait, to `tunnel`."""
         self.tunnel = tunnel
-        if self._message_tail:
-            waiting, self._message_tail = self._message_tail, b""
-            tunnel.data_received(waiting)
-        if self._buffer_paused:
-            self._resume_reading_for_buffer()
+        waiting, self._reader.behind_switch = self._reader.behind_switch, None
+        if waiting:
+            tunnel.data_received(bytes(waiting))
+        self._resume_reading()
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer without a request, and close."""
         if self.transport is not None:
             self.transport.write(refusal_bytes(refusal))
-        self.force_close()
+        self.close()
 
     @property
     def is_idle(self) -> bool:
         """Whether no request is being answered or waits for it."""
-        return self._waiter is not None and not self._waiter.done()
+        return self._task is None
 
-    # What aiohttp would do with an error: log and echo the request's bytes.
+    # Its calls, one after the other.
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if status >= 500:
-            _log.error("a request failed inside the gateway: %s", type(exc).__name__)
-        text = (
-            "the request is not valid HTTP/1.1, or its head is larger than "
-            "gateway.max_header_bytes or max_headers allow"
-            if status < 500
-            else "an error inside the gateway; its log names it"
-        )
-        self.send(refusal_bytes(Refusal(status, text)))
-        return Relayed(keeps_alive=False)
+    async def _serve(self, request: Request) -> None:
+        reader = self._reader
+        while await self._answered(request) and not self._is_over:
+            reader.go_on()
+            if not reader.requests:
+                self._task = None
+                self._rest()
+                return
+            request = reader.requests.popleft()
+            self._balance()
+        self._task = None
+        self._finish(request)
 
-    def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        fault = kwargs.get("exc_info")
-        _log.error("a connection failed inside the gateway: %s", type(fault).__name__)
+    async def _answered(self, request: Request) -> bool:
+        """Answer one; whether the connection may go on."""
+        try:
+            return await self._server.handle(self, request) and request.body.is_whole
+        except Exception as error:  # noqa: BLE001  the top of a task: one call's fault is its own
+            _log.error("a request failed inside the gateway: %s", type(error).__name__)
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.write(refusal_bytes(_FAILED))
+            return False
 
-    def _break_unfinished_body(self) -> None:
-        """Tell the relay of a malformed body, which aiohttp's C parser only queues as an error.
+    def _rest(self) -> None:
+        """Wait for the next request."""
+        if self._reader.fault is not None:
+            self.refuse(self._reader.fault)
+        elif self._reader.is_in_head:
+            self._end_after(self._server.header_timeout_s, awaits_head=True)
+        else:
+            self._end_after(KEEPALIVE_S)
 
-        A further message before the body's end can be nothing else.
-        """
-        request = self._current_request
-        if request is not None and not request.content.is_eof():
-            request.content.set_exception(web.RequestPayloadError("malformed"))
+    def _finish(self, request: Request) -> None:
+        """End behind an answer; where the request has not come whole, read the rest first."""
+        self._is_over = True
+        if request.body.is_over or self.tunnel is not None:
+            self.close()
+        else:
+            self._end_after(self._server.linger_s)
+            self._balance()
 
-    # The deadline of a head.
+    # How much is read.
 
-    def _expect_head(self) -> None:
-        self._head_bytes = 0
-        self._deadline = self._loop.call_later(self._server.header_timeout_s, self._too_slow)
+    def _balance(self) -> None:
+        """Read on, or not: something waits already."""
+        reader = self._reader
+        if self._is_over and reader.unfinished is not None:
+            reader.unfinished.body.drop()
+        if reader.requests or reader.waiting_bytes > HIGH_WATER_BYTES:
+            if not self._is_reading_paused and self.transport is not None:
+                self._is_reading_paused = True
+                self.transport.pause_reading()
+        else:
+            self._resume_reading()
 
-    def _forget_deadline(self) -> None:
-        self._head_bytes = 0
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def _resume_reading(self) -> None:
+        if self._is_reading_paused and self.transport is not None:
+            self._is_reading_paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
 
-    def _too_slow(self) -> None:
-        self._deadline = None
-        self.refuse(Refusal(408, "the head of the request did not arrive in time"))
+    # Its time. One timer, which is not touched by a call: it looks whether it is wanted.
+
+    def _end_after(self, seconds: float, *, awaits_head: bool = False) -> None:
+        """End the connection if nothing that counts comes for so long."""
+        self._awaits_head = awaits_head
+        if self.transport is None:
+            return
+        due_at = self._due_at = self._loop.time() + seconds
+        if self._timer is None or self._timer_at > due_at:
+            self._set_timer(due_at)
+
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = self._loop.call_at(at, self._look), at
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._due_at is None:
+            return
+        if self._loop.time() < self._due_at:
+            self._set_timer(self._due_at)
+        elif self._awaits_head:
+            self.refuse(_LATE)
+        else:
+            self.close()
 
 
-class AgentServer(web.Server):
-    """aiohttp's server, making `AgentConnection`s."""
+class AgentServer:
+    """Makes an `AgentConnection` per connection, and counts them."""
 
     def __init__(
         self,
-        handler: Callable[[web.BaseRequest], Any],
+        handle: Callable[[AgentConnection, Request], Awaitable[bool]],
+        limits: HeadLimits,
         *,
         header_timeout_s: float,
-        head_bytes_max: int,
+        linger_s: float,
         connections_max: int,
-        **kwargs: Any,
     ) -> None:
-        super().__init__(handler, handler_cancellation=True)
+        """`handle` answers a request and says whether its connection may go on."""
+        self.handle = handle
+        self.limits = limits
         self.header_timeout_s = header_timeout_s
-        self.head_bytes_max = head_bytes_max
+        self.linger_s = linger_s
+        self.connections: set[AgentConnection] = set()
         self._connections_max = connections_max
-        self._connection_options = kwargs
 
     @property
     def is_full(self) -> bool:
-        return len(self._connections) >= self._connections_max
+        return len(self.connections) >= self._connections_max
 
     def __call__(self) -> AgentConnection:
-        return AgentConnection(self, loop=self._loop, **self._connection_options)
+        return AgentConnection(self)
 
 
 def refusal_bytes(refusal: Refusal, *extra: bytes) -> bytes:

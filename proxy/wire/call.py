@@ -17,17 +17,16 @@ import logging
 import time
 from typing import TYPE_CHECKING, cast
 
-from aiohttp import HttpVersion10, HttpVersion11, web
-
 from proxy.exchange import Outcome
 from proxy.wire import fields, headers, plans, reporting
 from proxy.wire.admission import Admitted, Healthy, Reporting
-from proxy.wire.agent import AgentConnection, Relayed, refusal_bytes
+from proxy.wire.agent import AgentConnection, refusal_bytes
 from proxy.wire.answer import NO_LENGTH, Head
 from proxy.wire.connection import Connection
 from proxy.wire.faults import UpstreamFault, UpstreamReset
 from proxy.wire.passing import drained, pass_body
 from proxy.wire.refusals import HEALTHY, NOT_HTTP_1, SPOOL_FULL, Refusal
+from proxy.wire.request import Request
 from proxy.wire.signing import BODY_BYTES_MAX, Signer
 from proxy.wire.tap import Tap, mint_id
 from proxy.wire.upload import Upload, whole_body
@@ -67,13 +66,13 @@ class Call:
         "_upload",
     )
 
-    def __init__(self, relay: Relay, request: web.BaseRequest) -> None:
+    def __init__(self, relay: Relay, agent: AgentConnection, request: Request) -> None:
         self._at_ns = time.time_ns()
         self._began_ns = time.monotonic_ns()
         self._relay = relay
         self._request = request
-        self._agent = cast(AgentConnection, request.protocol)
-        self._is_http_1_1 = request.version == HttpVersion11
+        self._agent = agent
+        self._is_http_1_1 = request.version == "1.1"
         self._keeps_alive = False
         self._length: bytes | None = None
         self._tap: Tap | None = None
@@ -84,14 +83,14 @@ class Call:
         self._answer_began = False
         self._body = b""  # what of the request's is at hand when the call begins
 
-    async def run(self) -> web.StreamResponse:
+    async def run(self) -> bool:
         request = self._request
-        if request.version not in (HttpVersion10, HttpVersion11):  # llhttp reads 0.9 and 2.0
+        if request.version not in ("1.0", "1.1"):  # llhttp reads 0.9 and 2.0
             return self._refuse_unrecorded(NOT_HTTP_1)
         plan, self._length = self._relay.plans.of(
             request.method,
-            request.raw_path,
-            request.raw_headers,
+            request.target,
+            request.fields,
             is_http_1_0=not self._is_http_1_1,
         )
         if isinstance(plan, Refusal):
@@ -101,11 +100,11 @@ class Call:
         if isinstance(plan, Reporting):
             return await self._take_report(plan)
         self._plan, decision = plan, plan.admitted
-        self._keeps_alive = self._is_http_1_1 and request.keep_alive and plan.is_parsed_alone
+        self._keeps_alive = self._is_http_1_1 and request.keeps_alive and plan.is_parsed_alone
         if self._must_be_refused(decision):
             return self._refuse_unrecorded(SPOOL_FULL, decision.dialect)
         if not decision.is_websocket:  # of these nothing is recorded before they are open
-            self._body = request.content.read_nowait()
+            self._body = request.body.read_nowait()
             self._open_tap(decision)
             self._count(decision)
         try:
@@ -114,11 +113,11 @@ class Call:
             return self._answer_fault(decision, fault)
         except ConnectionError:
             self._end(Outcome.CLIENT_DISCONNECTED, "the agent closed the connection")
-            return Relayed(keeps_alive=False)
+            return False
         except TimeoutError:
             self._end(Outcome.CLIENT_DISCONNECTED, "the agent stopped reading the answer")
             self._agent.abort()
-            return Relayed(keeps_alive=False)
+            return False
         except asyncio.CancelledError:
             self._end_cancelled()
             raise
@@ -131,7 +130,7 @@ class Call:
 
     # The request.
 
-    async def _exchange(self, admitted: Admitted) -> web.StreamResponse:
+    async def _exchange(self, admitted: Admitted) -> bool:
         if self._plan.expects_continue:
             self._expect_continue()
         signer = self._relay.signers.get(admitted.origin.name)
@@ -147,12 +146,12 @@ class Call:
         if admitted.is_websocket:
             self._count(admitted)
         await self._relay_answer(admitted, connection, head)
-        return Relayed(keeps_alive=self._keeps_alive and upload.is_whole)
+        return self._keeps_alive and upload.is_whole
 
     def _plain_upload(self) -> Upload:
         return Upload(
             self._plan.to_upstream(self._length),
-            self._request.content,
+            self._request.body,
             self._tap,
             self._body,
             is_chunked=self._plan.is_chunked,
@@ -163,13 +162,13 @@ class Call:
         """The request with its whole body, signed."""
         self._continue()  # the upstream cannot be asked whether it wants the body
         timeout_s = self._relay.idle_timeout_s
-        body = await whole_body(self._request.content, self._body, BODY_BYTES_MAX, timeout_s)
+        body = await whole_body(self._request.body, self._body, BODY_BYTES_MAX, timeout_s)
         if self._tap is not None and (rest := body[len(self._body) :]):
             self._tap.request(rest)
         method, origin = self._request.method, admitted.origin
-        given = fields.from_raw(self._request.raw_headers)
+        given = self._request.fields
         whole = await signer.request(method, admitted.target, origin.host, given, body)
-        content, tap = self._request.content, self._tap
+        content, tap = self._request.body, self._tap
         return Upload(whole, content, tap, b"", is_chunked=False, idle_timeout_s=timeout_s)
 
     async def _ask(self, admitted: Admitted, upload: Upload) -> Head:
@@ -261,9 +260,7 @@ class Call:
             lines.append(b"Connection: close\r\n")
         return b"".join((head.status_line, *lines, b"\r\n"))
 
-    async def _switch(
-        self, admitted: Admitted, connection: Connection, head: Head
-    ) -> web.StreamResponse:
+    async def _switch(self, admitted: Admitted, connection: Connection, head: Head) -> bool:
         self._answer_began = True
         if fields.first(head.fields, headers.ID) is None:  # else recorded by a gateway behind us
             self._open_tap(admitted)
@@ -276,7 +273,7 @@ class Call:
         switch = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
         self._agent.send(b"".join((head.status_line, *lines, switch)))
         await tunnel(self._agent, connection, self._tap, self._end_socket)
-        return Relayed(keeps_alive=False)
+        return False
 
     # The record.
 
@@ -333,16 +330,16 @@ class Call:
 
     # Reports for the gateway itself.
 
-    async def _take_report(self, wanted: Reporting) -> Relayed:
+    async def _take_report(self, wanted: Reporting) -> bool:
         """Read, check and append a report. Nothing is begun before the body is whole."""
         relay, request = self._relay, self._request
-        given = fields.from_raw(request.raw_headers)
+        given = request.fields
         is_parsed_alone = plans.is_parsed_alone(given)
-        self._keeps_alive = self._is_http_1_1 and request.keep_alive and is_parsed_alone
+        self._keeps_alive = self._is_http_1_1 and request.keeps_alive and is_parsed_alone
         if plans.expects_continue(given):
             self._expect_continue()
             self._continue()
-        id = await reporting.taken(relay, request.content, wanted)
+        id = await reporting.taken(relay, request.body, wanted)
         if isinstance(id, Refusal):
             return self._refuse_unrecorded(id)
         relay.stats.recorded += 1
@@ -351,24 +348,24 @@ class Call:
         keeps_alive = self._keeps_alive and not relay.is_draining
         if self._agent.transport is not None:
             self._agent.send(reporting.accepted(id, keeps_alive=keeps_alive))
-        return Relayed(keeps_alive=keeps_alive)
+        return keeps_alive
 
     # Refusals and faults.
 
-    def _answer_health(self) -> Relayed:
+    def _answer_health(self) -> bool:
         if self._agent.transport is not None:
             self._agent.send(HEALTHY)
-        return Relayed(keeps_alive=False)
+        return False
 
-    def _refuse_unrecorded(self, refusal: Refusal, dialect: str | None = None) -> Relayed:
+    def _refuse_unrecorded(self, refusal: Refusal, dialect: str | None = None) -> bool:
         self._relay.stats.refused += 1
         if dialect is not None:
             refusal = Refusal(refusal.status, refusal.text, dialect)
         if self._agent.transport is not None:
             self._agent.send(refusal_bytes(refusal))
-        return Relayed(keeps_alive=False)
+        return False
 
-    def _answer_fault(self, admitted: Admitted, fault: UpstreamFault) -> Relayed:
+    def _answer_fault(self, admitted: Admitted, fault: UpstreamFault) -> bool:
         """Before the answer began: an error answer, recorded as what the agent saw. Else: cut."""
         outcome, refusal = fault.outcome, Refusal(fault.status, str(fault), admitted.dialect)
         if self._upload is not None and self._upload.fault is not None:
@@ -377,7 +374,7 @@ class Call:
         if self._answer_began:
             self._end(outcome, refusal.text)
             self._agent.abort()
-            return Relayed(keeps_alive=False)
+            return False
         if self._tap is not None:
             self._tap.head(refusal.status, lambda: (("content-type", "application/json"),))
             self._tap.response(refusal.body, is_last=True)
@@ -385,7 +382,7 @@ class Call:
         extra = [b"%b: %b\r\n" % (headers.ID, self._row_id.encode())] if self._row_id else []
         if self._agent.transport is not None:
             self._agent.send(refusal_bytes(refusal, *extra))
-        return Relayed(keeps_alive=False)
+        return False
 
     # The end.
 

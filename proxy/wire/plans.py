@@ -25,8 +25,6 @@ _LENGTH = b"content-length"
 _NOBODY = UUID(int=0)
 _DIGITS_MAX = 15  # shorter than any credential, so no mask can fall on it
 
-RawHeaders = tuple[tuple[bytes, bytes], ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -59,24 +57,22 @@ class Plans:
         self._plans: OrderedDict[object, Plan] = OrderedDict()
 
     def of(
-        self, method: str, target: str, raw: RawHeaders, *, is_http_1_0: bool
+        self, method: str, target: bytes, given: Fields, *, is_http_1_0: bool
     ) -> tuple[Plan | Refusal | Healthy | Reporting, bytes | None]:
         """The plan of a request, or what else is to be done with it; and its Content-Length."""
-        at = _length_at(raw)
+        at = _length_at(given)
         if at is None:
-            key, length = (method, target, is_http_1_0, raw), None
+            key, length = (method, target, is_http_1_0, given), None
         else:
-            name, length = raw[at]
-            key = method, target, is_http_1_0, (*raw[:at], (name, b""), *raw[at + 1 :])
+            _, name, length = given[at]
+            key = method, target, is_http_1_0, (*given[:at], (_LENGTH, name, b""), *given[at + 1 :])
         plan = self._plans.get(key)
         if plan is None:
-            given = fields.from_raw(raw)
-            raw_target = target.encode("utf-8", "surrogateescape")
-            found = self._admission.decide(method, raw_target, given, is_http_1_0=is_http_1_0)
+            found = self._admission.decide(method, target, given, is_http_1_0=is_http_1_0)
             if not isinstance(found, Admitted):
                 return found, length
             plan = self._made(method, found, given, at)
-            if len(target) + sum(len(name) + len(value) for name, value in raw) <= HEAD_BYTES_MAX:
+            if len(target) + sum(len(n) + len(value) for _, n, value in given) <= HEAD_BYTES_MAX:
                 self._plans[key] = plan
             if len(self._plans) > KEPT_MAX:
                 self._plans.popitem(last=False)
@@ -122,15 +118,12 @@ class Plans:
         return start.to_bytes().removeprefix(b'{"id":"%b","at_ns":0' % str(_NOBODY).encode())
 
 
-def _length_at(raw: RawHeaders) -> int | None:
-    """Where the only Content-Length stands, if it is a plain number."""
-    found = None
-    for at, (name, value) in enumerate(raw):
-        if len(name) == len(_LENGTH) and name.lower() == _LENGTH:
-            if found is not None or not value.isdigit() or len(value) > _DIGITS_MAX:
-                return None
-            found = at
-    return found
+def _length_at(given: Fields) -> int | None:
+    """Where Content-Length stands, if it is a plain number. It stands once."""
+    for at, (name, _, value) in enumerate(given):
+        if name == _LENGTH:
+            return at if value.isdigit() and len(value) <= _DIGITS_MAX else None
+    return None
 
 
 def expects_continue(given: Fields) -> bool:
@@ -140,11 +133,8 @@ def expects_continue(given: Fields) -> bool:
 
 
 def is_parsed_alone(given: Fields) -> bool:
-    """Whether aiohttp's parser keeps this request apart from the next one of its connection.
+    """Whether the parser keeps this request apart from the next one of its connection.
 
-    It hands the last trailer of a chunked body to the next request as a header, and it drops
-    what was sent behind a request for another switch than a WebSocket's, such as h2c.
+    It hands the last trailer of a chunked body to the next request as a header.
     """
-    return fields.first(given, b"transfer-encoding") is None and (
-        headers.wanted_protocol(given) in (None, b"websocket")
-    )
+    return fields.first(given, b"transfer-encoding") is None

@@ -6,12 +6,12 @@ import asyncio
 import os
 from dataclasses import dataclass
 
-from aiohttp import web
-
 from proxy.config import Config
 from proxy.wire import plans
 from proxy.wire.admission import Admission
+from proxy.wire.agent import AgentConnection
 from proxy.wire.call import Call
+from proxy.wire.request import Request
 from proxy.wire.signing import signers_of
 from proxy.wire.tap import Sink
 from proxy.wire.upstream import upstreams_of
@@ -56,11 +56,11 @@ class Relay:
         self.sink = sink
         self.synced = sink.synced if sink is not None and sink.waits_for_disk else None
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """aiohttp's handler."""
+    async def handle(self, agent: AgentConnection, request: Request) -> bool:
+        """Answer a request; whether the agent's connection may go on."""
         self.stats.active += 1
         try:
-            return await Call(self, request).run()
+            return await Call(self, agent, request).run()
         finally:
             self.stats.active -= 1
             if self.stats.active == 0 and self._quiet is not None and not self._quiet.done():

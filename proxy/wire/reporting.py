@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import orjson
-from aiohttp import StreamReader
 
 from proxy import report
 from proxy.errors import ReportInvalid
@@ -23,6 +22,7 @@ from proxy.wire import credentials
 from proxy.wire.admission import Reporting
 from proxy.wire.faults import BodyFault
 from proxy.wire.refusals import Refusal
+from proxy.wire.request import Body
 from proxy.wire.tap import Sink, mint_id
 from proxy.wire.upload import whole_body
 
@@ -34,7 +34,7 @@ _FULL = Refusal(503, "the spool has no room for reports; see agent-telemetry spo
 _ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
 
 
-async def taken(relay: Relay, content: StreamReader, wanted: Reporting) -> UUID | Refusal:
+async def taken(relay: Relay, content: Body, wanted: Reporting) -> UUID | Refusal:
     """Read, check and append a report; its id, or why it is not taken."""
     said = wanted.labels
     try:

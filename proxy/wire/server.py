@@ -1,40 +1,29 @@
 """Server: the gateway as a whole: its listening socket, its connections, and its end.
 
-aiohttp parses requests (its C parser only: the pure-Python one accepts ambiguous framing) and
-manages keep-alive; everything that is forwarded is written by the relay. aiohttp's own loggers are
-silenced, since they log what they could not parse, keys included.
+Its connections read requests and wait, `Relay` answers them; here they are counted and ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 
-from aiohttp import http_parser
-
 from proxy.config import Config, split_listen
-from proxy.errors import ProxyError
-from proxy.wire.agent import AgentConnection, AgentServer
+from proxy.wire.agent import LINGER_S, AgentConnection, AgentServer
 from proxy.wire.relay import Relay, Stats
 from proxy.wire.tap import Sink
-from proxy.wire.upstream import HEAD_FACTOR
+from proxy.wire.upstream import limits_of
 
-KEEPALIVE_S = 75.0
-LINGER_S = 10.0  # how long the rest of a refused body is read, so that the agent sees the answer
 BACKLOG = 1024
 _ABORT_WAIT_S = 5.0
 _FLUSH_S, _FLUSH_POLL_S = 5.0, 0.02
-_AIOHTTP_LOGGERS = ("access", "client", "internal", "server", "web", "websocket")
 
 
 class Gateway:
     """One gateway worker: `start`, then `drain` or `close`, once."""
 
     def __init__(self, config: Config, sink: Sink | None) -> None:
-        """`sink` None: forward only. Raises ConfigError, or ProxyError without the C parser."""
-        _require_c_parser()
-        _silence_aiohttp()
+        """`sink` None: forward only. Raises ConfigError."""
         self._config = config
         self._relay = Relay(config, sink)
         self._server: AgentServer | None = None
@@ -65,16 +54,10 @@ class Gateway:
         loop = asyncio.get_running_loop()
         server = self._server = AgentServer(
             self._relay.handle,
+            limits_of(gateway),
             header_timeout_s=gateway.header_timeout_s,
-            head_bytes_max=gateway.max_header_bytes * HEAD_FACTOR,
+            linger_s=min(LINGER_S, gateway.idle_timeout_s),
             connections_max=gateway.max_connections,
-            keepalive_timeout=KEEPALIVE_S,
-            lingering_time=min(LINGER_S, gateway.idle_timeout_s),
-            access_log=None,
-            auto_decompress=False,
-            max_line_size=gateway.max_header_bytes,
-            max_field_size=gateway.max_header_bytes,
-            max_headers=gateway.max_headers,
         )
         where = split_listen(gateway.listen)
         if sock is not None:
@@ -91,7 +74,7 @@ class Gateway:
             self._listener.close()
         for connection in self._open():
             if connection.is_idle:
-                connection.force_close()
+                connection.close()
         await self._until_quiet(self._config.gateway.drain_timeout_s)
         await self._flush()
         await self.close()
@@ -119,8 +102,7 @@ class Gateway:
         self._relay.close()
 
     def _open(self) -> list[AgentConnection]:
-        connections = self._server.connections if self._server else []
-        return [c for c in connections if isinstance(c, AgentConnection)]
+        return list(self._server.connections) if self._server else []
 
     async def _until_quiet(self, seconds: float) -> None:
         try:
@@ -128,18 +110,3 @@ class Gateway:
                 await self._relay.quiet()
         except TimeoutError:
             pass
-
-
-def _require_c_parser() -> None:
-    if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
-        raise ProxyError(
-            "aiohttp runs without its C parser, which is not safe for a gateway; unset "
-            "AIOHTTP_NO_EXTENSIONS and install a wheel of aiohttp for this platform"
-        )
-
-
-def _silence_aiohttp() -> None:
-    for name in _AIOHTTP_LOGGERS:
-        logger = logging.getLogger(f"aiohttp.{name}")
-        logger.handlers = [logging.NullHandler()]
-        logger.propagate = False

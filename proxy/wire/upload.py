@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import StreamReader, web
-
 from proxy.wire.connection import Connection
 from proxy.wire.faults import BodyFault
 from proxy.wire.refusals import Refusal
+from proxy.wire.request import Body
 from proxy.wire.tap import Tap
 
 REPEAT_BYTES_MAX = 1024 * 1024
 _STOPPED = (408, "the body of the request stopped arriving")
-_BROKEN = (400, "the body of the request is broken")
 
 
 class Upload:
@@ -41,7 +39,7 @@ class Upload:
     def __init__(
         self,
         head: bytes,
-        content: StreamReader,
+        content: Body,
         tap: Tap | None,
         begun: bytes,
         *,
@@ -78,7 +76,7 @@ class Upload:
             head += self._framed(self._begun)
             self._keep(self._begun)
             self._begun = b""
-        if not self._content.is_eof():
+        if not self._content.is_whole:
             connection.write(head)
             sending = self._send_rest(connection)
             self._task = asyncio.get_running_loop().create_task(sending, name="upload")
@@ -98,7 +96,7 @@ class Upload:
         try:
             while True:
                 async with asyncio.timeout(self._idle_timeout_s):
-                    piece = await self._content.readany()
+                    piece = await self._content.read()
                 if not piece:
                     break
                 self._take(piece)
@@ -107,9 +105,8 @@ class Upload:
             self._finish(connection, b"")
         except TimeoutError:
             self._fail(connection, Refusal(*_STOPPED))
-        except (web.RequestPayloadError, ConnectionError, RuntimeError):
-            # RuntimeError: what aiohttp's reader raises once its connection is closed.
-            self._fail(connection, Refusal(*_BROKEN))
+        except BodyFault as fault:
+            self._fail(connection, Refusal(fault.status, str(fault)))
 
     def _fail(self, connection: Connection, fault: Refusal) -> None:
         self.fault = fault
@@ -142,23 +139,19 @@ class Upload:
         return chunk(piece) if self._is_chunked else piece
 
 
-async def whole_body(
-    content: StreamReader, begun: bytes, bytes_max: int, idle_timeout_s: float
-) -> bytes:
+async def whole_body(content: Body, begun: bytes, bytes_max: int, idle_timeout_s: float) -> bytes:
     """The body, read to its end; `begun` was read before. Raises BodyFault."""
     found = bytearray(begun)
     try:
         while len(found) <= bytes_max:
             async with asyncio.timeout(idle_timeout_s):
-                piece = await content.readany()
+                piece = await content.read()
             if not piece:
                 return bytes(found)
             found += piece
         raise BodyFault(413, f"a body over {bytes_max} bytes is not taken here")
     except TimeoutError:
         raise BodyFault(*_STOPPED) from None
-    except (web.RequestPayloadError, ConnectionError, RuntimeError):  # as in Upload
-        raise BodyFault(*_BROKEN) from None
 
 
 def chunk(data: bytes) -> bytes:

@@ -179,8 +179,7 @@ class Upstream:
 def upstreams_of(config: Config) -> dict[str, Upstream]:
     """A pool per configured upstream. Raises ConfigError where a ca_file cannot be used."""
     gateway = config.gateway
-    field_bytes_max = gateway.max_header_bytes
-    limits = HeadLimits(field_bytes_max * HEAD_FACTOR, field_bytes_max, gateway.max_headers)
+    limits = limits_of(gateway)
     shared: dict[tuple[Path | None, bool], ssl.SSLContext] = {}  # loading the CAs takes 20 ms
     pools = {}
     for name, upstream in config.upstreams.items():
@@ -190,6 +189,12 @@ def upstreams_of(config: Config) -> dict[str, Upstream]:
         tls = shared[kind] if upstream.url.startswith("https:") else None
         pools[name] = Upstream(name, upstream, tls, limits, gateway)
     return pools
+
+
+def limits_of(gateway: GatewayConfig) -> HeadLimits:
+    """What is accepted of a head, an agent's or a provider's."""
+    field_bytes_max = gateway.max_header_bytes
+    return HeadLimits(field_bytes_max * HEAD_FACTOR, field_bytes_max, gateway.max_headers)
 
 
 def _tls(name: str, upstream: UpstreamConfig) -> ssl.SSLContext:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import http_parser
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.admin.server import AdminServer
 from proxy.config import load
+from proxy.errors import ProxyError
 from proxy.live import Live
 from proxy.pages import Pages
 from proxy.spool.totals import Totals
@@ -110,3 +112,10 @@ async def test_the_identity_holds_in_a_scrape(tmp_path):
         + found[name("lost_total")]
     )
     assert found[name("waiting")] == 1
+
+
+async def test_the_parser_in_python_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(http_parser, "HttpRequestParser", http_parser.HttpRequestParserPy)
+    with pytest.raises(ProxyError, match="C parser"):
+        async with admin(tmp_path):
+            pass

@@ -6,12 +6,13 @@ import pytest
 
 from proxy.exchange import Start
 from proxy.wire.admission import Admission
+from proxy.wire.fields import from_raw
 from proxy.wire.plans import HEAD_BYTES_MAX, KEPT_MAX, Plans
 from proxy.wire.refusals import Refusal
 from tests.wire.gateways import config_of
 
 ID = UUID(int=1)
-TARGET = "/p/shop/fake/v1/chat/completions"
+TARGET = b"/p/shop/fake/v1/chat/completions"
 KEY = (b"Authorization", b"Bearer sk-0123456789abcdef")
 HEADS = [
     ((b"Host", b"localhost"), (b"CONTENT-length", b"7"), KEY, (b"X-Stainless-Lang", b"python")),
@@ -34,7 +35,7 @@ def plans(**sections):
 
 
 def asked(known, raw, method="POST", target=TARGET):
-    plan, length = known.of(method, target, tuple(raw), is_http_1_0=False)
+    plan, length = known.of(method, target, from_raw(raw), is_http_1_0=False)
     start = Start.from_bytes(plan.start(str(ID), 7, length))
     assert (start.id, start.at_ns) == (ID, 7)
     return plan, plan.to_upstream(length), start
@@ -59,8 +60,8 @@ def test_a_known_head_gives_what_an_unknown_one_gives(raw, length):
 @pytest.mark.parametrize(
     "change",
     [
-        {"target": "/p/shop/fake/v1/messages"},
-        {"target": TARGET + "?x"},
+        {"target": b"/p/shop/fake/v1/messages"},
+        {"target": TARGET + b"?x"},
         {"raw": (*HEADS[0], (b"X-More", b"1"))},
         {"raw": ((b"host", b"localhost"), *HEADS[0][1:])},
         {"raw": ((b"Host", b"localhost"), (b"Content-Length", b"7"), *HEADS[0][2:])},
@@ -78,11 +79,12 @@ def test_a_refusal_is_decided_each_time_and_an_ambiguous_length_refused():
     known = plans()
     asked(known, HEADS[0])
     for more in ((b"Content-Length", b"7"), (b"Transfer-Encoding", b"chunked")):
-        refused, _ = known.of("POST", TARGET, (*HEADS[0], more), is_http_1_0=False)
+        refused, _ = known.of("POST", TARGET, from_raw((*HEADS[0], more)), is_http_1_0=False)
         assert isinstance(refused, Refusal)
         assert refused.status == 400
     for odd in (b"+7", b"7,7", b""):
-        refused, _ = known.of("POST", TARGET, ((b"Content-Length", odd),), is_http_1_0=False)
+        given = from_raw([(b"Content-Length", odd)])
+        refused, _ = known.of("POST", TARGET, given, is_http_1_0=False)
         assert isinstance(refused, Refusal)
 
 

@@ -9,9 +9,7 @@ from hashlib import sha256
 import pytest
 import uvloop
 
-from proxy.errors import ProxyError
 from proxy.exchange import Outcome
-from proxy.wire import server as server_module
 from proxy.wire.server import Gateway
 from tests.fakes import MemorySink, Peer, Upstream, answering, chunked, connect, post, whole
 from tests.wire.gateways import CHAT, config_of, running, stand
@@ -148,6 +146,63 @@ async def test_a_second_head_that_does_not_arrive_in_time_is_cut():
         await s.agent.message()
         await s.agent.send(b"POST /fa")
         assert (await s.agent.rest()).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_connection_that_rests_is_closed_in_silence(monkeypatch):
+    monkeypatch.setattr("proxy.wire.agent.KEEPALIVE_S", 0.05)
+    async with stand(answering(*[whole(b"ok")] * 3)) as s:
+        for _ in range(3):
+            await s.agent.send(post(CHAT))
+            assert (await s.agent.message()).body == b"ok"
+        assert await s.agent.rest() == b""
+
+
+async def test_an_agent_that_still_sends_sees_the_answer_and_no_reset():
+    size = 8 * 2**20
+    async with stand(answering(whole(b"ok"))) as s:
+        await s.agent.send(post(b"/nowhere/v1/x", b"")[:-5] + b"%d\r\n\r\n" % size)
+        await s.agent.send(b"x" * size)
+        assert (await s.agent.message()).status == 404
+        await s.agent.until_gone()
+
+
+async def test_a_rest_that_never_comes_is_not_awaited_for_ever(monkeypatch):
+    monkeypatch.setattr("proxy.wire.server.LINGER_S", 0.05)
+    async with stand(answering(whole(b"ok"))) as s:
+        await s.agent.send(post(b"/nowhere/v1/x", b"")[:-5] + b"9\r\n\r\nx")
+        assert (await s.agent.message()).status == 404
+        await s.agent.until_gone()
+
+
+async def test_what_is_pipelined_waits_outside():
+    """While a call is open no more is read than what came with it."""
+    released, sent = asyncio.Event(), 0
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.message()
+            await released.wait()
+            await peer.send(whole(b"ok"))
+
+    async with stand(script) as s:
+
+        async def pipeline():
+            nonlocal sent
+            while True:
+                await s.agent.send(post(CHAT, b"x" * 60_000))
+                sent += 1
+
+        pipelining = asyncio.create_task(pipeline())
+        before = -1
+        while not sent or sent != before:
+            before = sent
+            for _ in range(200):
+                await asyncio.sleep(0)
+        assert sent * 60_000 < 32 * 2**20
+        assert len(s.sink.exchanges) == 1
+        pipelining.cancel()
+        released.set()
+        assert (await s.agent.message()).body == b"ok"
 
 
 async def test_a_long_call_is_no_slow_head():
@@ -431,13 +486,6 @@ async def test_a_gateway_that_never_started_can_be_closed():
     gateway = Gateway(config_of({}), MemorySink())
     await gateway.drain()
     assert (gateway.connections, gateway.addresses) == (0, [])
-
-
-def test_the_pure_python_parser_is_refused(monkeypatch):
-    parser = server_module.http_parser.HttpRequestParserPy
-    monkeypatch.setattr(server_module.http_parser, "HttpRequestParser", parser)
-    with pytest.raises(ProxyError, match="C parser"):
-        Gateway(config_of({}), None)
 
 
 def test_the_gateway_runs_on_uvloop():
