@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from proxy.errors import StoreMisconfigured, StoreUnavailable
 from proxy.store.postgres import Row
@@ -79,6 +80,7 @@ class Live:
         self._pages: set[Subscription] = set()
         self._following: asyncio.Task[None] | None = None
         self._has_begun = asyncio.Event()  # the database is heard, or does not answer
+        self._owed: tuple[UUID, ...] = ()  # announced, and not read yet
 
     @contextlib.asynccontextmanager
     async def subscribed(
@@ -102,6 +104,7 @@ class Live:
                 self._following.cancel()
                 self._following = None
                 self._has_begun.clear()
+                self._owed = ()
 
     async def _follow(self) -> None:
         while True:
@@ -115,12 +118,13 @@ class Live:
         async with self._viewer.listen() as listener:
             self._note_gap()  # of what was committed before
             while True:
-                ids = await listener.next(POLL_S)
+                ids = self._owed = self._owed or await listener.next(POLL_S)
                 if not ids:
                     self._note_gap()
                     continue
                 async with self._viewer.reading() as reading:
                     rows = await reading.rows("live", *_ANY, len(ids), list(ids))
+                self._owed = ()
                 for row in reversed(rows):
                     for page in self._pages:
                         page.offer(row)

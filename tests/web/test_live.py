@@ -12,7 +12,7 @@ import pytest
 from proxy.errors import StoreUnavailable
 from proxy.live import WAITING_MAX, Subscription
 from proxy.page_rows import LIVE_SINCE
-from proxy.store.postgres import Store
+from proxy.store.postgres import CHANNEL, Store
 from proxy.store.viewer import Viewer
 from tests.store.rows import record
 from tests.web.listener import listening
@@ -113,6 +113,29 @@ async def test_what_is_committed_after_the_first_list_arrives(tmp_path, dsn, sto
         await until(following, "reset")
         await store.write([row])
         assert shown(await until(following, "rows")) == [str(row.id)]
+
+
+async def test_a_row_whose_reading_is_cut_off_arrives_later(tmp_path, dsn, store):
+    """No look at what is latest finds this call either."""
+    operator, locker = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    row = record(created_at=NOW - 2 * LIVE_SINCE)
+    store._is_announcing = False
+    await store.write([row])
+    async with listening(tmp_path, dsn) as address, events(address) as following:
+        await until(following, "reset")
+        async with locker.transaction():
+            await locker.execute("LOCK TABLE agent_telemetry")
+            await operator.execute("SELECT pg_notify($1, $2)", CHANNEL, row.id.hex)
+            async with asyncio.timeout(PATIENCE_S):
+                while not await operator.fetchval(
+                    "SELECT bool_or(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE "
+                    "wait_event_type = 'Lock' AND datname = current_database() AND query LIKE $1",
+                    "%jsonb_path_query_array%",
+                ):
+                    await asyncio.sleep(0.01)
+        assert shown(await until(following, "rows")) == [str(row.id)]
+    await locker.close()
+    await operator.close()
 
 
 async def test_a_page_that_is_opened_during_an_outage_is_told_so(tmp_path):
