@@ -37,6 +37,7 @@ from proxy.store.links import LinkStore
 from proxy.store.migrate import migrate
 from proxy.store.postgres import Store
 from proxy.store.viewer import Viewer
+from proxy.tasks import end
 from proxy.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -100,9 +101,7 @@ async def _recorder(config: Config, lifeline: int | None) -> None:
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     recorder.stop()
     await asyncio.wait({work}, timeout=FLUSH_S)
-    for task in (*tasks, waiting):
-        task.cancel()
-    await asyncio.gather(*tasks, waiting, return_exceptions=True)
+    await end((*tasks, waiting))
     if tracing is not None:
         await tracing.close()
     await links.close()

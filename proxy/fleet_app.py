@@ -18,6 +18,7 @@ from proxy.log import event
 from proxy.source import LocalSource
 from proxy.stopping import stop_event, until_stopped
 from proxy.stream_source import StreamSource
+from proxy.tasks import end
 
 FLUSH_S = 5.0  # how long a forwarder that is asked to stop works on what is in the spool
 _NAME = "agent-telemetry"
@@ -47,9 +48,7 @@ async def forwarder(config: Config, lifeline: int | None) -> None:
     await asyncio.wait({work, *ends}, return_when=asyncio.FIRST_COMPLETED)
     moving.stop()
     await asyncio.wait({work}, timeout=FLUSH_S if connection.is_usable else 0)
-    for task in (work, speaking, *ends):
-        task.cancel()
-    await asyncio.gather(work, speaking, *ends, return_exceptions=True)
+    await end((work, speaking, *ends))
     if connection.is_usable:
         await membership.say_at_last(members, gateway())
     await source.close()

@@ -25,6 +25,7 @@ from proxy.fleet.publisher import Packed, Publisher
 from proxy.log import event
 from proxy.sockets import CutCall
 from proxy.source import Delivery, Source
+from proxy.tasks import end
 
 WINDOW_CALLS, WINDOW_BYTES = 256, 32 * 1024 * 1024
 IDLE_S = 0.02
@@ -72,9 +73,7 @@ class Forwarder:
                     return
                 await self._wait(is_idle=not found)
         finally:
-            for task in self._sending:
-                task.cancel()
-            await asyncio.gather(*self._sending, return_exceptions=True)
+            await end(self._sending)
             await self._settle()
 
     async def _next(self) -> Sequence[Delivery]:

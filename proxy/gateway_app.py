@@ -19,7 +19,8 @@ from proxy.metrics import GatewayMetrics
 from proxy.running import run
 from proxy.spool.stall import StallGuard
 from proxy.spool.writer import SpoolWriter
-from proxy.stopping import stop_event
+from proxy.stopping import STOP_S, stop_event
+from proxy.tasks import end
 from proxy.wire.server import Gateway
 
 LAG_EVERY_S = 0.1
@@ -33,7 +34,7 @@ def run_gateway(config: Config, sock: socket.socket | None, lifeline: int | None
 
 
 async def _gateway(config: Config, sock: socket.socket | None, lifeline: int | None) -> None:
-    stop = stop_event(lifeline)
+    stop = stop_event(lifeline, config.gateway.drain_timeout_s + STOP_S)
     _raise_descriptor_limit()
     sink, metrics = _sink(config, ""), GatewayMetrics.create()
     gateway = Gateway(config, sink if isinstance(sink, StallGuard) else None)
@@ -46,12 +47,9 @@ async def _gateway(config: Config, sock: socket.socket | None, lifeline: int | N
     draining = asyncio.create_task(gateway.drain(), name="drain")
     hurrying = asyncio.create_task(stop.wait(), name="hurry")  # asked again: no more patience
     await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (draining, hurrying, counting, watching):
-        task.cancel()
-    await asyncio.gather(draining, hurrying, counting, watching, return_exceptions=True)
+    await end((draining, hurrying, counting, watching))
     await gateway.close()
-    spooling.cancel()
-    await asyncio.gather(spooling, return_exceptions=True)
+    await end([spooling])
 
 
 def _raise_descriptor_limit() -> None:

@@ -16,6 +16,7 @@ import os
 import queue
 import re
 import sys
+import time
 import traceback
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -65,6 +66,16 @@ def describe(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {frames[-1].name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}"
+
+
+def flush() -> None:
+    """Wait until the lines so far are written; not for long, stdout may be blocked."""
+    deadline = time.monotonic() + STOP_S
+    for handler in logging.getLogger().handlers:
+        while isinstance(handler, _Dropping) and handler.lines.unfinished_tasks:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.01)
 
 
 class Writer(logging.handlers.QueueListener):

@@ -21,8 +21,10 @@ from proxy.fleet.member import GATEWAY, RECORDER, Member
 from proxy.fleet.members import Members
 from proxy.log import event
 from proxy.spool.totals import read_totals, summed
+from proxy.tasks import within
 
 LOOK_S = 1.0
+LAST_WORD_S = 2.0
 REPEAT_S = 10.0  # that a member which has nothing new to say is still there
 NAME = "fleet-id"
 
@@ -82,6 +84,10 @@ async def speak(members: Members, member: Callable[[], Member]) -> None:
 
 async def say_at_last(members: Members, member: Member) -> None:
     """The last word of a gateway's machine; a recorder leaves nothing behind."""
+    await within(LAST_WORD_S, _last_word(members, member), "the fleet")
+
+
+async def _last_word(members: Members, member: Member) -> None:
     with contextlib.suppress(ProxyError):
         if member.role == RECORDER:
             await members.leave(member)

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 from proxy.errors import ProxyError, StreamUnavailable
 from proxy.exchange import Exchange
 from proxy.fleet.connection import Connection
-from proxy.fleet.consumer import Consumer, raise_ended
+from proxy.fleet.consumer import Consumer
 from proxy.fleet.member import Member
 from proxy.fleet.members import Members
 from proxy.fleet.message import Message
@@ -27,6 +27,7 @@ from proxy.log import event
 from proxy.membership import recorder, say_at_last, speak
 from proxy.sockets import CutCall
 from proxy.source import Delivery
+from proxy.tasks import end, raise_ended
 
 RETRIEVED_S = 600.0  # for the call that a retrieval completes to come from another sidecar
 LOOK_AFTER_S = 60.0
@@ -99,9 +100,7 @@ class StreamSource:
 
     async def close(self) -> None:
         """Give back what is in hand, and leave the fleet."""
-        for task in self._speaking:
-            task.cancel()
-        await asyncio.gather(*self._speaking, return_exceptions=True)
+        await end(self._speaking)
         await self._consumer.close()
         if self._connection.is_usable:
             await say_at_last(self._members, self._member())

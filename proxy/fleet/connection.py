@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.config import Nats
 from proxy.errors import ConfigError, StreamMisconfigured, StreamUnavailable
+from proxy.tasks import within
 
 try:
     from nats.aio.client import Client
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 CONNECT_S = 5.0
 RECONNECT_S = 0.5
 ANSWER_S = 5.0
+CLOSE_S = 1.0
 PING_S = 5
 SEEN_MAX = 10
 OUTBOUND_BYTES_MAX = 64 * 1024 * 1024
@@ -83,7 +85,12 @@ class Connection:
         return self._client.max_payload
 
     async def close(self) -> None:
-        with contextlib.suppress(Error, OSError):
+        """Close, and send what waits where a server takes it."""
+        await within(CLOSE_S, self._close(), "NATS")
+
+    async def _close(self) -> None:
+        # RuntimeError: the client writes into a transport that was lost.
+        with contextlib.suppress(Error, OSError, RuntimeError):
             await self._client.close()
 
 

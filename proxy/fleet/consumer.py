@@ -33,6 +33,7 @@ from proxy.fleet.stranded import Stranded
 from proxy.fleet.stream import consumer_name, set_aside_bucket
 from proxy.fleet.subjects import KNOWN
 from proxy.log import event
+from proxy.tasks import end, raise_ended
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -110,9 +111,7 @@ class Consumer:
 
     async def close(self) -> None:
         """Stop, and give back what is in hand."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         await self._tell(self._held.values(), b"-NAK")
         self._held.clear()
         self._arrived.clear()
@@ -211,13 +210,6 @@ class Consumer:
                     await self._large.sweep()
             except ProxyError as error:
                 event("object store not cleaned", logging.WARNING, reason=str(error))
-
-
-def raise_ended(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """The error of the first of these that has ended by one."""
-    for task in tasks:
-        if task.done() and not task.cancelled():
-            task.result()
 
 
 def _open(received: Sequence[Received]) -> list[Received]:
