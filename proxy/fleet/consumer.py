@@ -12,7 +12,6 @@ call; so each counts once, however often it is tried.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from base64 import b64encode
@@ -185,15 +184,30 @@ class Consumer:
             await self._tell(self._held.values(), b"+WPI")
 
     async def _take_stranded(self) -> None:
-        """Take what lies in the stream and is given to nobody."""
+        """Take what lies in the stream and is given to nobody.
+
+        Not while such are in hand: they would be fetched again for as long as the database is away.
+        """
+        refusal = ""
         while True:
             await asyncio.sleep(STRANDED_S)
-            with contextlib.suppress(ProxyError):
-                found = [x for x in await self._stranded.look() if x.sequence not in self._held]
-                if found:
-                    event("messages were given to nobody", logging.WARNING, number=len(found))
-                for each in found:
-                    self._hold(each)
+            if any(each.is_stranded for each in self._held.values()):
+                continue
+            try:
+                found = await self._stranded.look()
+            except ProxyError as error:
+                if str(error) != refusal:
+                    event("stranded not looked for", logging.WARNING, reason=str(error))
+                refusal = str(error)
+                continue
+            refusal = ""
+            self._hold_stranded([each for each in found if each.sequence not in self._held])
+
+    def _hold_stranded(self, found: Sequence[Received]) -> None:
+        if found:
+            event("messages were given to nobody", logging.WARNING, number=len(found))
+        for each in found:
+            self._hold(each)
 
     async def _keep_clean(self) -> None:
         """Delete what was read, and now and then what others left behind."""

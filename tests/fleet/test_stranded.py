@@ -65,23 +65,30 @@ async def until_answering(servers: Servers, settings) -> None:
     await servers.until_ready(ack_wait_s=settings.ack_wait_s)
 
 
+async def come_back(servers: Servers, settings, size: int) -> set:
+    """A message that was acknowledged is in the stream again; returns its id."""
+    messages = servers.directory / "0/store/jetstream/$G/streams" / settings.stream / "msgs"
+    older = servers.directory / "older"
+    ids = await sent(settings, [size])
+    ended(servers)
+    shutil.copytree(messages, older)
+    await until_answering(servers, settings)
+    async with consumer_of(settings) as (connection, consumer):
+        await consumer.acknowledge(await taken(consumer, 1))
+        await until_left(connection, settings, 0)
+    ended(servers)
+    shutil.rmtree(messages)
+    shutil.move(older, messages)
+    await until_answering(servers, settings)
+    return ids
+
+
 @pytest.mark.parametrize("size", SIZES)
 async def test_what_came_back_is_taken_once_more_and_deleted(tmp_path, looks_often, size):
     servers = Servers(tmp_path, 1)
     settings = servers.settings(ack_wait_s=1)
-    messages = tmp_path / "0/store/jetstream/$G/streams" / settings.stream / "msgs"
     async with servers.running():
-        ids = await sent(settings, [size])
-        ended(servers)
-        shutil.copytree(messages, tmp_path / "older")
-        await until_answering(servers, settings)
-        async with consumer_of(settings) as (connection, consumer):
-            await consumer.acknowledge(await taken(consumer, 1))
-            await until_left(connection, settings, 0)
-        ended(servers)
-        shutil.rmtree(messages)
-        shutil.move(tmp_path / "older", messages)
-        await until_answering(servers, settings)
+        ids = await come_back(servers, settings, size)
         async with consumer_of(settings) as (connection, consumer):
             again = set()
 
@@ -96,6 +103,51 @@ async def test_what_came_back_is_taken_once_more_and_deleted(tmp_path, looks_oft
             assert consumer.held == 0
             aside = await connection.js.stream_info(f"KV_{set_aside_bucket(settings)}")
             assert aside.state.messages == 0
+
+
+async def test_what_came_back_is_fetched_once_while_it_is_in_hand(tmp_path, looks_often):
+    """As while the database is away."""
+    size, looks = 100_000, 10
+    servers = Servers(tmp_path, 1)
+    settings = servers.settings(ack_wait_s=1)
+    async with servers.running():
+        await come_back(servers, settings, size)
+        async with consumer_of(settings) as (connection, consumer):
+            (held,) = await taken(consumer, 1)
+            stats, loop = connection.client.stats, asyncio.get_running_loop()
+            before, began = stats["in_bytes"], loop.time()
+
+            async def long_after() -> bool:
+                assert stats["in_bytes"] < before + size, "it was fetched again"
+                return loop.time() > began + looks * consuming.STRANDED_S
+
+            await until(long_after, "ten looks are due")
+            await consumer.acknowledge([held])
+            await until_left(connection, settings, 0)
+
+
+async def test_a_refused_look_is_said_once(nats, looks_often, caplog):
+    settings = Nats(**nats)
+    await sent(settings, [])
+    async with consumer_of(settings) as (connection, _):
+        await connection.js.delete_stream(settings.stream)
+        loop = asyncio.get_running_loop()
+
+        def said() -> list:
+            return [each for each in caplog.records if each.message == "stranded not looked for"]
+
+        async def is_said() -> bool:
+            return bool(said())
+
+        await until(is_said, "the refusal is said", 20)
+        began = loop.time()
+
+        async def long_after() -> bool:
+            return loop.time() > began + 5 * consuming.STRANDED_S
+
+        await until(long_after, "five more looks are due")
+        (line,) = said()
+        assert "agent-telemetry migrate" in line.fields["reason"]
 
 
 async def test_what_waits_or_is_in_hand_is_not_stranded(nats):
