@@ -7,6 +7,7 @@ kills them. Nothing here reaches into the program.
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -27,9 +28,14 @@ START_S, WAIT_S = 120.0, 120.0
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One that nobody uses, and that the system will give to no outgoing connection either.
+
+    It is used again after a kill, and other tests connect meanwhile; Linux begins at 32,768.
+    """
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", 10_000 + secrets.randbelow(22_000)))
+            return probe.getsockname()[1]
 
 
 async def until(done: Callable[[], Awaitable[bool]], what: str, seconds: float = WAIT_S) -> None:
