@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from decimal import Decimal
 
 from proxy.call import Answer, Json, ModelCall, Prompt, Usage
@@ -27,6 +27,7 @@ from proxy.exchange import End, Exchange, Outcome
 from proxy.genai import TRACEPARENT
 from proxy.labels import REQUEST_ID_HEADERS
 from proxy.log import describe
+from proxy.nouns import noun
 from proxy.record import Beside, Blob, TelemetryRecord
 from proxy.turn import Link
 
@@ -49,7 +50,7 @@ CAPTURED = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class _Counted:
     """Token counts and where they come from."""
 
@@ -58,7 +59,7 @@ class _Counted:
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Assembled:
     """A row, and what is stored together with it."""
 

@@ -6,13 +6,13 @@ never raises for what other people sent: what it could not read is said in `prob
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from proxy.nouns import noun
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 """A JSON value. Strings may hold NUL and lone surrogates; numbers may be of any size."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class ToolCall:
     """One call of a tool that the model asked for.
 
@@ -36,7 +36,7 @@ class ToolCall:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Usage:
     """Token counts as the provider reported them.
 
@@ -55,7 +55,7 @@ class Usage:
     is_final: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Prompt:
     """The request side of a call."""
 
@@ -72,7 +72,7 @@ class Prompt:
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Answer:
     """The answer side of a call. All empty where no answer was recorded."""
 
@@ -95,7 +95,7 @@ class Answer:
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class ModelCall:
     """A decoded exchange."""
 

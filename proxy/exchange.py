@@ -11,7 +11,7 @@ start is an offset in microseconds on the monotonic clock (`at_us`).
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
@@ -19,6 +19,8 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+
+from proxy.nouns import noun
 
 EXCHANGE_VERSION = 1
 
@@ -39,7 +41,7 @@ class Outcome(StrEnum):
     PROXY_CRASHED = "proxy_crashed"  # the gateway died while the call was open
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Labels:
     """What the agent said about the call in the path and in `x-telemetry-*` headers."""
 
@@ -52,7 +54,7 @@ class Labels:
     extra: Headers = ()  # x-telemetry-label-NAME: (name, value)
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Secret:
     """A credential of the call, known only by its length and a keyed hash.
 
@@ -63,7 +65,7 @@ class Secret:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Start:
     """The call as it was begun, written before the provider is called."""
 
@@ -109,10 +111,7 @@ class Start:
         )
 
 
-# The next two are made on the byte path, where freezing them would cost more than all they hold.
-
-
-@dataclass(slots=True, unsafe_hash=True)
+@noun(frozen=True, slots=True)
 class AnswerHead:
     """The head of the provider's final answer (not of a 1xx one). Nobody changes it."""
 
@@ -131,7 +130,7 @@ class AnswerHead:
         return cls(**raw | {"headers": _pairs(raw["headers"])})
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@noun(frozen=True, slots=True)
 class End:
     """How the call ended on the wire, and measures of the whole bodies, kept or not.
 
@@ -174,7 +173,7 @@ class End:
         return cls(**raw | {"outcome": Outcome(raw["outcome"])})
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Piece:
     """Bytes of the answer as one read delivered them."""
 
@@ -182,7 +181,7 @@ class Piece:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Exchange:
     """A whole exchange as the spool holds it. `end` is None where the gateway died first."""
 

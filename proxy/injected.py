@@ -12,8 +12,9 @@ and results of tools into one text.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+
+from proxy.nouns import noun
 
 
 class Injection(StrEnum):
@@ -69,7 +70,7 @@ _SECTION = re.compile(r"(?:\A|\n)(New task|Observation|Error):\n")
 _RETRY = "Now let's retry: take care not to repeat previous errors!"
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Reading:
     """One text of the user role: what a person typed of it, and why the rest is there."""
 

@@ -6,19 +6,20 @@ store makes each of them fit PostgreSQL (`store/storable.py`), so nothing here n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from proxy.call import Json
+from proxy.nouns import noun
 from proxy.turn import Link
 
 DAMAGED = "spool: parts of this exchange were damaged"  # among the problems of a row
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class TelemetryRecord:
     """One row: an `llm_call` or a `turn_summary`. Columns are described in the README."""
 
@@ -75,7 +76,7 @@ class TelemetryRecord:
 COLUMNS: tuple[str, ...] = tuple(column.name for column in fields(TelemetryRecord))
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Blob:
     """A medium that stood inline in a record. Kept once, whoever refers to it."""
 
@@ -84,7 +85,7 @@ class Blob:
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Beside:
     """What is stored together with a row, in other tables."""
 

@@ -8,12 +8,14 @@ is kept of a conversation.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, field, fields
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
+
+from proxy.nouns import noun
 
 RULES_VERSION = 1
 """Raised whenever the same facts come to be judged differently."""
@@ -39,7 +41,7 @@ class End(StrEnum):
         return self not in (End.CUT, End.FAILED)
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class CalledTool:
     """A tool call of an answer: digests of its id and of name and arguments."""
 
@@ -49,7 +51,7 @@ class CalledTool:
     is_server: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class ToolResult:
     """A result that a request brings: what it answers, whether it failed, and how."""
 
@@ -59,7 +61,7 @@ class ToolResult:
     error: str | None = None  # equal for equal errors, once what changes at each call is taken out
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Facts:
     """What linking knows of one call.
 
@@ -152,7 +154,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Link:
     """What is written beside a row: its facts, and the results of tools that it brought."""
 
@@ -172,7 +174,7 @@ class Kind(StrEnum):
     SIDE = "side"  # answers no user message
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Placement:
     """Where a call belongs. A side call has neither turn nor round."""
 
@@ -206,7 +208,7 @@ class Placement:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Turn:
     """All calls an agent made to answer one message, in order of time."""
 
@@ -232,7 +234,7 @@ class Turn:
         return uuid5(self.id, "turn_summary")
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Ending:
     """How a turn ended: the reason, the rule that said so, and the calls it rests on."""
 
@@ -241,7 +243,7 @@ class Ending:
     calls: tuple[UUID, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Reported:
     """What an orchestrator reported of a turn."""
 

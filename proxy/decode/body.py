@@ -14,7 +14,6 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
@@ -23,6 +22,7 @@ import zstandard
 
 from proxy.decode.problems import Problems
 from proxy.exchange import Piece
+from proxy.nouns import noun
 
 BODY_BYTES_MAX = 64 * 1024 * 1024
 RATIO_MAX = 200  # output over input; agents' traffic compresses to a thirtieth at best
@@ -38,7 +38,7 @@ _TOO_LONG = "is longer than is kept; the rest is left out"
 _DAMAGED = "is damaged; what could be decoded is kept"
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Body:
     """A decoded body. The bytes before `ends[i]` had arrived at `at_us[i]`."""
 

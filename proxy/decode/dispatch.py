@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from urllib.parse import unquote
 
 from proxy.call import Answer, Json, ModelCall, Prompt
@@ -30,12 +30,13 @@ from proxy.decode.framing import Event, Framing, framing_of, read_events
 from proxy.decode.jsonvalue import BROKEN, read_json
 from proxy.decode.problems import Problems
 from proxy.exchange import Exchange, Piece
+from proxy.nouns import noun
 
 DECODER_VERSION = 2
 """Raised whenever the same bytes come to mean something else; rows hold it in `capture.decoder`."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Dialect:
     """How to read the two sides of one endpoint."""
 

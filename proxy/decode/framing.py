@@ -8,7 +8,6 @@ events only: a plain answer is a stream of one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.call import Json
@@ -17,6 +16,7 @@ from proxy.decode.jsonvalue import BROKEN, read_json
 from proxy.decode.ndjson import Document, read_array, read_lines
 from proxy.decode.problems import Problems
 from proxy.decode.sse import Frame, read_frames
+from proxy.nouns import noun
 
 DONE = "[DONE]"
 """Name of the event that stands for the end which the framing itself announces."""
@@ -39,7 +39,7 @@ class Framing(StrEnum):
         return self in (Framing.SSE, Framing.LINES, Framing.ARRAY, Framing.EVENT_STREAM)
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Event:
     """One document of an answer. `end` is the offset behind it in the decoded body."""
 

@@ -7,12 +7,13 @@ does: a last frame without its blank line is delivered, since providers leave it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from proxy.nouns import noun
 
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Frame:
     """One event. `end` is the offset behind its last line."""
 

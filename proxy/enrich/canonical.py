@@ -27,6 +27,7 @@ import orjson
 
 from proxy.call import Json
 from proxy.injected import CALLING, Injection, Reading, read
+from proxy.nouns import noun
 
 VERSION = 2
 PLAIN_KEPT_CHARS = 16_384
@@ -43,7 +44,7 @@ WRITTEN_CHARS_MAX = 65_536  # of calls written as text
 _ARGUMENTS = ("arguments", "input", "action", "operation", "args")
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Typed:
     """A user's message: what was typed of it, text by text, and what the client put in."""
 
@@ -53,19 +54,19 @@ class Typed:
     other: tuple[str, ...] = ()  # kinds of pictures, documents and the like
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Said:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Called:
     name: str
     arguments: Json
     id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Result:
     output: str
     id: str | None = None

@@ -8,7 +8,6 @@ a price, usage that contradicts itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -19,6 +18,7 @@ from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
 
 from proxy.call import Json, Usage
 from proxy.config import Price
+from proxy.nouns import noun
 
 MILLION = Decimal(1_000_000)
 _MANY = 1_000_000
@@ -70,7 +70,7 @@ def _calculated(
     return found.total_price
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class _Rates:
     """US dollars per token where the price table's entry has no tiers, so that it is a sum."""
 

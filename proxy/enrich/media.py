@@ -28,6 +28,7 @@ import orjson
 import re2
 
 from proxy.call import Json
+from proxy.nouns import noun
 from proxy.record import Blob, TelemetryRecord
 
 NAME = "$blob"
@@ -74,7 +75,7 @@ _SIGNATURES: tuple[tuple[bytes, int, str], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class _Encoding:
     is_url_safe: bool = False
     is_padded: bool = True
@@ -248,7 +249,7 @@ class _Extraction:
         return _reference(blob, prefix, encoding)
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class _Restoration:
     """The walk that puts media back: some of them, or finally all, and names as they were."""
 

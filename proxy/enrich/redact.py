@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -26,6 +26,7 @@ from proxy.enrich.media import is_reference
 from proxy.enrich.redact_rules import PII, SECRETS
 from proxy.enrich.ruleset import PASSES_MAX, RuleSet, own_rules
 from proxy.exchange import Secret, Start
+from proxy.nouns import noun
 from proxy.record import TelemetryRecord
 
 CREDENTIAL = "credential"
@@ -141,7 +142,7 @@ class _Seen:
             self._bytes -= self._results.popitem(last=False)[1].weight
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class _Result:
     changed: Json  # meaningless where weight is 0: the part stays as it is
     counts: Counter[str]
@@ -151,7 +152,7 @@ class _Result:
 _UNCHANGED = _Result(None, Counter(), 0)
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class _Sought:
     """What is looked for besides the rules: the same for all calls of an agent with one key."""
 

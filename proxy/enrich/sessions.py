@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 
 import orjson
@@ -17,6 +17,7 @@ import orjson
 from proxy import labels as names
 from proxy.call import Json, Prompt
 from proxy.exchange import Start
+from proxy.nouns import noun
 
 LABELS_MAX = 64
 NAME_CHARS_MAX = 64
@@ -31,7 +32,7 @@ CODEX_TURN = "x-codex-turn-metadata"
 _PRODUCT = re.compile(r"[^\s/();]+/v?\d[^\s/();]*|[^\s();]+(?: v?\d[^\s();]*)?")
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Hints:
     """What an agent says about the call's place in its conversation, beyond session and turn."""
 
@@ -41,7 +42,7 @@ class Hints:
     forked_from: str | None = None  # the session whose history was copied
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Identity:
     """Who made a call, as far as the call itself says. Lengths are bounded by the store."""
 

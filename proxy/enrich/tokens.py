@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 
 import orjson
@@ -22,6 +22,7 @@ from proxy.enrich import images
 from proxy.enrich.tool_schema import as_typescript
 from proxy.enrich.uncounted import uncounted
 from proxy.enrich.vocabulary import encoding, encoding_name
+from proxy.nouns import noun
 
 PIECE_CHARS = 16_384  # at most 64 KiB; the tokenizer is superlinear on long runs of one character
 TEXT_BYTES_MAX = 4 * 1024 * 1024  # of one text; half a second at worst
@@ -29,7 +30,7 @@ BYTES_PER_TOKEN = 4  # English text; only for what lies beyond the limit or brea
 CACHE_ENTRIES_MAX = 20_000
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Framing:
     """Tokens that a family of models spends around the text, and how its count compares to ours.
 
@@ -79,7 +80,7 @@ _NOT_TEXT = frozenset(
 _JSON_TEXT = frozenset({"arguments", "args", "input", "response", "json", "parameters"})
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class Estimate:
     """Estimated tokens. `problems` says what was guessed, and what is left out."""
 
@@ -265,7 +266,7 @@ def _answer_schema(params: dict[str, Json]) -> Json:
     return holder.get("schema") if isinstance(holder, dict) else None
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class _Image:
     """An image part: where its bytes or its address stand."""
 

@@ -9,11 +9,11 @@ such a surplus must not be used again.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum
 
 import httptools
 
+from proxy.nouns import noun
 from proxy.wire.faults import UpstreamReset
 from proxy.wire.fields import Fields
 
@@ -31,7 +31,7 @@ NO_LENGTH = (Framing.CHUNKED, Framing.CLOSE)
 _NONE, _LENGTH, _CHUNKED, _CLOSE = Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
 
 
-@dataclass(slots=True)  # not frozen, which would cost more than all it holds
+@noun(frozen=True, slots=True)
 class Head:
     """The head of an answer as it crossed the wire."""
 
@@ -50,7 +50,7 @@ class Head:
         return self.status < 200 and self.status != 101
 
 
-@dataclass(frozen=True, slots=True)
+@noun(frozen=True, slots=True)
 class HeadLimits:
     """What is accepted of a head; the whole is checked while it is incomplete."""
 
