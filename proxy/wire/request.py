@@ -142,18 +142,22 @@ class RequestReader:
         self._is_last = False  # the newest request ends its connection
         self._is_body_only = False
         self.is_in_head = False  # a head has begun and is not whole
-        self._is_all_head = False  # nothing but that head was in the last piece
-        self._head_bytes = 0
+        self._is_all_framing = False  # no body was in the last piece, and no end of a head
+        self._framing_bytes = 0  # since a head began, or since the last byte of a body
         self._target = b""
         self._fields: list[tuple[bytes, bytes, bytes]] = []
         self._seen: set[bytes] = set()
 
     @property
     def waiting_bytes(self) -> int:
-        """What was read and nobody has taken yet: of the newest body, or behind a switch."""
-        behind = self.behind_switch
-        body = self.unfinished.body.size if self.unfinished is not None else 0
-        return body if behind is None else body + len(behind)
+        """What was read and nobody has taken yet: of bodies, or behind a switch."""
+        behind, newest, queue = self.behind_switch, self.unfinished, self.requests
+        size = 0 if behind is None else len(behind)
+        if newest is not None and not (queue and queue[-1] is newest):
+            size += newest.body.size
+        for request in queue:
+            size += request.body.size
+        return size
 
     def feed(self, data: bytes) -> None:
         if self.behind_switch is not None:
@@ -161,18 +165,17 @@ class RequestReader:
             return
         if self._is_over:
             return
-        self._is_all_head = self.unfinished is None
+        self._is_all_framing = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as switch:
             self._switch(data[switch.args[0] :])
         except httptools.HttpParserError:
             self._break()
-        if self.is_in_head and self._is_all_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head_bytes_max:
-                self._is_over = True
-                self.fault = TOO_LARGE
+        if self._is_all_framing and (self.is_in_head or self.unfinished is not None):
+            self._framing_bytes += len(data)
+            if self._framing_bytes > self._limits.head_bytes_max:
+                self._break(TOO_LARGE)
 
     def go_on(self) -> None:
         """There was no switch: what came behind the request for it are requests."""
@@ -188,18 +191,20 @@ class RequestReader:
             self.unfinished.body.feed_break()
 
     def release(self) -> None:
-        """Break the reference cycle with the parser, whose buffers are not small."""
-        del self._parser
+        """Forget all that waits, and break the reference cycles: with the parser, and `taken`'s."""
+        self.requests.clear()
+        self.unfinished = self.behind_switch = None
+        del self._parser, self._taken
 
-    def _break(self) -> None:
+    def _break(self, fault: Refusal = INVALID) -> None:
         """What came is no HTTP. Behind a request that ends its connection it is not looked at."""
         self.feed_break()
         if self.unfinished is None:
             if not self._is_last:
-                self.fault = INVALID
+                self.fault = fault
         elif self.requests and self.requests[-1] is self.unfinished:
             del self.requests[-1]  # nobody has begun it, so nothing of it need go on
-            self.fault = INVALID
+            self.fault = fault
 
     def _switch(self, data: bytes) -> None:
         """The parser stops behind the head of a request for a switch, as if it had no body."""
@@ -211,14 +216,13 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
         self._is_body_only = True
         framing = [b"%b: %b\r\n" % field[1:] for field in request.fields if field[0] in _FRAMING]
-        self._parser.feed_data(b"".join((b"POST / HTTP/1.1\r\n", *framing, b"\r\n")))
-        self.feed(data)
+        self.feed(b"".join((b"POST / HTTP/1.1\r\n", *framing, b"\r\n", data)))
 
     # The parser's callbacks. An exception in one becomes an HttpParserError in `feed`.
 
     def on_message_begin(self) -> None:
         self.is_in_head = not self._is_body_only
-        self._head_bytes = 0
+        self._framing_bytes = 0
         self._target = b""
         self._fields = []
 
@@ -244,13 +248,14 @@ class RequestReader:
         self._fields.append((lower, name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
+        self._is_all_framing = False
         if self._is_body_only:
             return
         parser, version = self._parser, self._parser.get_http_version()
         if version == "1.1" and b"host" not in self._seen:
             raise ValueError("no host")
         self._seen.clear()
-        self.is_in_head = self._is_all_head = False
+        self.is_in_head = False
         fields = tuple(self._fields)
         self._is_last = not parser.should_keep_alive()
         request = self.unfinished = Request(
@@ -265,6 +270,8 @@ class RequestReader:
         self.requests.append(request)
 
     def on_body(self, data: bytes) -> None:
+        self._is_all_framing = False
+        self._framing_bytes = 0
         if self.unfinished is not None:
             self.unfinished.body.feed(data)
 

@@ -133,6 +133,7 @@ WRONG = TOO_MUCH | {
     "both framings": request(b"Content-Length: 1", CHUNKED, body=b"0\r\n\r\n"),
     "both framings in a switch": request(H2C.strip(), b"Content-Length: 1", CHUNKED),
     "two lengths in a switch": request(H2C.strip(), b"Content-Length: 1", b"Content-Length: 2"),
+    "another coding in a switch": request(H2C.strip(), b"Transfer-Encoding: gzip"),
     "a line feed": b"GET / HTTP/1.1\nHost: x\n\n",
     "no HTTP": b"\x16\x03\x01\x02\x00",
     "a control byte": request(b"X: a\x00b"),
@@ -153,6 +154,33 @@ def test_a_head_without_end_is_too_large():
     for _ in range(100):
         reader.feed(b"GET /a HTTP/1.1\r\nHost: x\r\n" if not reader.is_in_head else b"A: b\r\n")
     assert reader.fault in (TOO_LARGE, INVALID)
+
+
+ENDLESS = {"trailer": b"0\r\nX: ", "trailers": b"0\r\n", "size": b"", "extension": b"1;"}
+
+
+@pytest.mark.parametrize("begun", ENDLESS.values(), ids=ENDLESS)
+async def test_what_frames_a_body_has_an_end(begun):
+    """What is read and is no body is bounded as a head is, in memory and in the time it takes."""
+    reader = RequestReader(LIMITS, lambda: None)
+    reader.feed(request(CHUNKED, body=b"1\r\na\r\n" + begun))
+    body = reader.requests.popleft().body
+    piece = {b"0\r\n": b"X: a\r\n", b"": b"0"}.get(begun, b"a")
+    for _ in range(LIMITS.head_bytes_max + 1):
+        reader.feed(piece)
+    assert body.is_over
+    assert await body.read() == b"a"
+    with pytest.raises(BodyFault):
+        await body.read()
+
+
+def test_a_body_in_many_small_chunks_is_no_endless_framing():
+    count = LIMITS.head_bytes_max
+    _, [(one, body)] = read([request(CHUNKED), *[b"1\r\na\r\n"] * count, b"0\r\n\r\n"])
+    assert (bytes(body), one.body.is_whole) == (b"a" * count, True)
+    raw = request(CHUNKED, body=chunked([b"a"] * count))
+    _, [(one, body)] = read([raw[at : at + 1] for at in range(len(raw))])
+    assert (bytes(body), one.body.is_whole) == (b"a" * count, True)
 
 
 @pytest.mark.parametrize(

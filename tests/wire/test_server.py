@@ -78,6 +78,9 @@ HOSTILE = [
     smuggling(b"Content-Length: 1_0", body=b"ab"),
     smuggling(b"Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n"),
     smuggling(b"Transfer-Encoding: xchunked", body=b"0\r\n\r\n"),
+    smuggling(
+        b"Connection: Upgrade", b"Upgrade: h2c", b"Transfer-Encoding: gzip", body=b"0\r\n\r\n"
+    ),
     smuggling(b"Transfer-Encoding : chunked", body=b"0\r\n\r\n"),
     smuggling(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
     smuggling(b"Transfer-Encoding: chunked", version=b"1.0", body=b"0\r\n\r\n"),
