@@ -3,7 +3,7 @@
 The connection moves bytes, waits and ends; `RequestReader` knows what they mean, and the relay
 writes the answers itself. Its rules:
 
-- One call at a time: what is pipelined waits, and while it does nothing more is read.
+- One call at a time: what is pipelined waits, and while much does nothing more is read.
 - A head has a deadline and a bound, an idle connection too. Bodies wait in a bounded buffer.
 - A call whose agent is gone is cancelled at once.
 - An answer that does not wait for the whole request is followed by a while in which the rest is
@@ -25,6 +25,7 @@ from proxy.wire.refusals import Refusal
 from proxy.wire.request import Request, RequestReader
 
 HIGH_WATER_BYTES = 128 * 1024  # what waits for a slow upstream before reading stops
+PIPELINED_MAX = 4  # requests that wait before reading stops, with which an agent's leaving shows
 KEEPALIVE_S = 75.0
 LINGER_S = 10.0  # how long the rest of a refused request is read
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER for no time: closing sends RST
@@ -46,6 +47,7 @@ class AgentConnection(asyncio.Protocol):
         self._drain_waiter: asyncio.Future[None] | None = None
         self._is_reading_paused = False
         self._is_over = False  # no further call is begun
+        self._is_lingering = False  # the rest of a request is read that has been answered
         self._due_at: float | None = None  # when the connection ends if nothing comes,
         self._awaits_head = False  # and whether the agent is told why
         self._timer: asyncio.TimerHandle | None = None
@@ -84,8 +86,8 @@ class AgentConnection(asyncio.Protocol):
                 self.refuse(reader.fault)
             elif not self._awaits_head:
                 self._end_after(self._server.header_timeout_s, awaits_head=True)
-        elif self._is_over and (reader.unfinished is None or reader.unfinished.body.is_over):
-            self.close()  # that was the rest of a request which was answered before its end
+        elif self._is_lingering and (reader.unfinished is None or reader.unfinished.body.is_over):
+            self.close()  # that was the rest
         self._balance()
 
     def eof_received(self) -> bool | None:
@@ -105,6 +107,7 @@ class AgentConnection(asyncio.Protocol):
             self._drain_waiter.set_exception(ConnectionResetError("the agent is gone"))
         if self._task is not None:
             self._task.cancel()
+        self._drain_waiter = self._task = None  # whose faults would hold this connection
 
     def pause_writing(self) -> None:
         self.writing_paused = True
@@ -152,10 +155,10 @@ class AgentConnection(asyncio.Protocol):
     def become_tunnel(self, tunnel: asyncio.Protocol) -> None:
         """After a 101: hand every further byte, and those that wait, to `tunnel`."""
         self.tunnel = tunnel
+        self._resume_reading()  # first: the tunnel may pause it
         waiting, self._reader.behind_switch = self._reader.behind_switch, None
         if waiting:
             tunnel.data_received(bytes(waiting))
-        self._resume_reading()
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer without a request, and close."""
@@ -165,8 +168,8 @@ class AgentConnection(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is being answered or waits for it."""
-        return self._task is None
+        """Whether no request is being answered or waits for it, nor the rest of one is read."""
+        return self._task is None and not self._is_lingering
 
     # Its calls, one after the other.
 
@@ -174,12 +177,13 @@ class AgentConnection(asyncio.Protocol):
         reader = self._reader
         while await self._answered(request) and not self._is_over:
             reader.go_on()
-            if not reader.requests:
+            following = reader.requests.popleft() if reader.requests else None
+            self._balance()
+            if following is None:
                 self._task = None
                 self._rest()
                 return
-            request = reader.requests.popleft()
-            self._balance()
+            request = following
         self._task = None
         self._finish(request)
 
@@ -208,6 +212,7 @@ class AgentConnection(asyncio.Protocol):
         if request.body.is_over or self.tunnel is not None:
             self.close()
         else:
+            self._is_lingering = True
             self._end_after(self._server.linger_s)
             self._balance()
 
@@ -216,9 +221,9 @@ class AgentConnection(asyncio.Protocol):
     def _balance(self) -> None:
         """Read on, or not: something waits already."""
         reader = self._reader
-        if self._is_over and reader.unfinished is not None:
+        if self._is_lingering and reader.unfinished is not None:
             reader.unfinished.body.drop()
-        if reader.requests or reader.waiting_bytes > HIGH_WATER_BYTES:
+        if len(reader.requests) > PIPELINED_MAX or reader.waiting_bytes > HIGH_WATER_BYTES:
             if not self._is_reading_paused and self.transport is not None:
                 self._is_reading_paused = True
                 self.transport.pause_reading()

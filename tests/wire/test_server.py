@@ -1,15 +1,18 @@
 """Server: limits, deadlines, silence of the logs, hostile requests, and the end of the gateway."""
 
 import asyncio
+import gc
 import logging
 import resource
 import socket
+import weakref
 from hashlib import sha256
 
 import pytest
 import uvloop
 
 from proxy.exchange import Outcome
+from proxy.wire.agent import HIGH_WATER_BYTES
 from proxy.wire.server import Gateway
 from tests.fakes import MemorySink, Peer, Upstream, answering, chunked, connect, post, whole
 from tests.wire.gateways import CHAT, config_of, running, stand
@@ -206,6 +209,83 @@ async def test_what_is_pipelined_waits_outside():
         pipelining.cancel()
         released.set()
         assert (await s.agent.message()).body == b"ok"
+
+
+async def test_what_is_pipelined_behind_a_declined_switch_is_read_on():
+    """Also where more than a buffer of it waited, and it is no whole request."""
+    released = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.message()
+            await released.wait()
+            await peer.send(whole(b"ok"))
+
+    async with stand(script) as s:
+        offer = b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+        await s.agent.send(b"GET /fake/x HTTP/1.1\r\nHost: x\r\n" + offer)
+        (connection,) = s.gateway._server.connections
+        await s.agent.send(b"\r\n" * HIGH_WATER_BYTES)
+        async with asyncio.timeout(10):
+            while connection._reader.waiting_bytes <= HIGH_WATER_BYTES:
+                await asyncio.sleep(0)
+        released.set()
+        assert (await s.agent.message()).body == b"ok"
+        await s.agent.send(post(CHAT))
+        assert (await s.agent.message()).body == b"ok"
+
+
+@pytest.mark.parametrize("behind", [b"", post(CHAT), post(CHAT, b"x" * 1000)[:-1]])
+async def test_an_agent_that_leaves_is_noticed_also_where_it_pipelined(behind):
+    began, gone = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.message()
+        began.set()
+        await peer.until_gone()
+        gone.set()
+
+    async with stand(script) as s:
+        await s.agent.send(post(CHAT) + behind)
+        await began.wait()
+        s.agent.close()
+        await asyncio.wait_for(gone.wait(), 10)
+        await s.sink.until_ended()
+    assert s.sink.only.end.outcome is Outcome.CLIENT_DISCONNECTED
+
+
+async def test_a_connection_that_is_gone_leaves_no_cycle():
+    """Else what it held waits for the garbage collector, which seldom runs in a gateway."""
+
+    async def script(peer: Peer) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        await peer.until_gone()
+
+    sent = [b"", b"POST /fa", post(CHAT), post(CHAT) * 3, post(CHAT, b"x" * 2**20)[:-1]]
+    async with stand(script) as s:
+        gone = []
+        for one in sent:
+            async with connect(s.address) as agent:
+                await agent.send(one)
+                async with asyncio.timeout(10):
+                    while s.gateway.connections < 2:
+                        await asyncio.sleep(0)
+                if one.startswith(post(CHAT)):
+                    await agent.head()
+                gc.disable()
+                gone += map(weakref.ref, s.gateway._server.connections)
+            async with asyncio.timeout(10):
+                while s.gateway.connections > 1:
+                    await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while s.gateway.stats.active:
+                await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        left = {one() for one in gone if one() is not None} - s.gateway._server.connections
+        gc.enable()
+    assert left == set()
 
 
 async def test_a_long_call_is_no_slow_head():
@@ -463,6 +543,22 @@ async def test_an_answer_during_a_drain_says_that_the_connection_ends():
         await asyncio.sleep(0)
         released.set()
         assert (await s.agent.message()).get(b"connection") == b"close"
+        await draining
+
+
+async def test_a_drain_lets_an_agent_that_still_sends_see_its_answer():
+    size = 2**20
+    async with stand(answering(whole(b"ok")), gateway={"drain_timeout_s": 30}) as s:
+        await s.agent.send(post(b"/nowhere/v1/x", b"")[:-5] + b"%d\r\n\r\n" % size)
+        async with asyncio.timeout(10):
+            while not s.gateway.stats.refused or s.gateway.stats.active:
+                await asyncio.sleep(0)
+        draining = asyncio.create_task(s.gateway.drain())
+        for _ in range(size // 4096):
+            await asyncio.sleep(0)
+            assert not draining.done()
+            await s.agent.send(b"x" * 4096)
+        assert (await s.agent.message()).status == 404
         await draining
 
 
