@@ -167,9 +167,7 @@ class RequestReader:
             return
         self._is_all_framing = True
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as switch:
-            self._switch(data[switch.args[0] :])
+            self._parse(data)
         except httptools.HttpParserError:
             self._break()
         if self._is_all_framing and (self.is_in_head or self.unfinished is not None):
@@ -206,17 +204,27 @@ class RequestReader:
             del self.requests[-1]  # nobody has begun it, so nothing of it need go on
             self.fault = fault
 
-    def _switch(self, data: bytes) -> None:
-        """The parser stops behind the head of a request for a switch, as if it had no body."""
-        request = self.unfinished
-        if request is None:
-            self.behind_switch = bytearray(data)
-            return
-        # It has one: it is read by a parser that was told of nothing but its framing.
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Raises HttpParserError."""
+        while True:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as switch:
+                data = memoryview(data)[switch.args[0] :]
+            # It stopped behind the head of a request for a switch, as if that had no body.
+            request = self.unfinished
+            if request is None:
+                self.behind_switch = bytearray(data)
+                return
+            self._parse_framing(request.fields)
+
+    def _parse_framing(self, fields: Fields) -> None:
+        """From here on a body is read, by a parser that was told of nothing but its framing."""
         self._parser = httptools.HttpRequestParser(self)
         self._is_body_only = True
-        framing = [b"%b: %b\r\n" % field[1:] for field in request.fields if field[0] in _FRAMING]
-        self.feed(b"".join((b"POST / HTTP/1.1\r\n", *framing, b"\r\n", data)))
+        framing = [b"%b: %b\r\n" % field[1:] for field in fields if field[0] in _FRAMING]
+        self._parser.feed_data(b"".join((b"POST / HTTP/1.1\r\n", *framing, b"\r\n")))
 
     # The parser's callbacks. An exception in one becomes an HttpParserError in `feed`.
 

@@ -99,6 +99,13 @@ def test_requests_behind_one_another_are_kept_apart(data):
         assert reader.fault is None
 
 
+def test_any_number_of_offers_may_stand_behind_one_another():
+    one = request(H2C.strip(), b"Content-Length: 1", body=b"a")
+    reader, requests = read([one * 2000])
+    assert [bytes(body) for _, body in requests] == [b"a"] * 2000
+    assert reader.fault is None
+
+
 @given(st.data())
 def test_what_follows_a_request_for_a_switch_waits(data):
     for pieces in splits(data, WEBSOCKET + b"\x81\x00frames" + WEBSOCKET):
