@@ -4,7 +4,8 @@ The connection moves bytes, waits and ends; `RequestReader` knows what they mean
 writes the answers itself. Its rules:
 
 - One call at a time: what is pipelined waits, and while much does nothing more is read.
-- A head has a deadline and a bound, an idle connection too. Bodies wait in a bounded buffer.
+- A head has a deadline and a bound, an idle connection too, and the last bytes of an answer that
+  its agent does not take. Bodies wait in a bounded buffer.
 - A call whose agent is gone is cancelled at once.
 - An answer that does not wait for the whole request is followed by a while in which the rest is
   read and dropped, so that the agent sees the answer and no reset.
@@ -151,6 +152,8 @@ class AgentConnection(asyncio.Protocol):
         self._is_over = True
         if self.transport is not None:
             self.transport.close()
+            if self.transport.get_write_buffer_size():
+                self._end_after(self._server.idle_timeout_s)
 
     def become_tunnel(self, tunnel: asyncio.Protocol) -> None:
         """After a 101: hand every further byte, and those that wait, to `tunnel`."""
@@ -258,6 +261,8 @@ class AgentConnection(asyncio.Protocol):
             return
         if self._loop.time() < self._due_at:
             self._set_timer(self._due_at)
+        elif self.transport is not None and self.transport.is_closing():
+            self.transport.abort()  # the agent does not take the last of its answer
         elif self._awaits_head:
             self.refuse(_LATE)
         else:
@@ -273,14 +278,15 @@ class AgentServer:
         limits: HeadLimits,
         *,
         header_timeout_s: float,
-        linger_s: float,
+        idle_timeout_s: float,
         connections_max: int,
     ) -> None:
         """`handle` answers a request and says whether its connection may go on."""
         self.handle = handle
         self.limits = limits
         self.header_timeout_s = header_timeout_s
-        self.linger_s = linger_s
+        self.idle_timeout_s = idle_timeout_s
+        self.linger_s = min(LINGER_S, idle_timeout_s)
         self.connections: set[AgentConnection] = set()
         self._connections_max = connections_max
 

@@ -9,7 +9,7 @@ import asyncio
 import socket
 
 from proxy.config import Config, split_listen
-from proxy.wire.agent import LINGER_S, AgentConnection, AgentServer
+from proxy.wire.agent import AgentConnection, AgentServer
 from proxy.wire.relay import Relay, Stats
 from proxy.wire.tap import Sink
 from proxy.wire.upstream import limits_of
@@ -56,7 +56,7 @@ class Gateway:
             self._relay.handle,
             limits_of(gateway),
             header_timeout_s=gateway.header_timeout_s,
-            linger_s=min(LINGER_S, gateway.idle_timeout_s),
+            idle_timeout_s=gateway.idle_timeout_s,
             connections_max=gateway.max_connections,
         )
         where = split_listen(gateway.listen)

@@ -173,11 +173,33 @@ async def test_an_agent_that_still_sends_sees_the_answer_and_no_reset():
 
 
 async def test_a_rest_that_never_comes_is_not_awaited_for_ever(monkeypatch):
-    monkeypatch.setattr("proxy.wire.server.LINGER_S", 0.05)
+    monkeypatch.setattr("proxy.wire.agent.LINGER_S", 0.05)
     async with stand(answering(whole(b"ok"))) as s:
         await s.agent.send(post(b"/nowhere/v1/x", b"")[:-5] + b"9\r\n\r\nx")
         assert (await s.agent.message()).status == 404
         await s.agent.until_gone()
+
+
+async def test_an_agent_that_never_reads_its_last_bytes_is_not_awaited_for_ever():
+    """They are less than what holds a call up, so its call has ended."""
+
+    async def script(peer: Peer) -> None:
+        await peer.message()
+        (connection,) = s.gateway._server.connections
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while not connection.transport.get_write_buffer_size():
+            await peer.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
+            await asyncio.sleep(0)
+        await peer.send(b"0\r\n\r\n")
+
+    async with stand(script, gateway={"idle_timeout_s": 0.2}) as s:
+        s.agent.writer.transport.pause_reading()
+        await s.agent.send(post(CHAT, b"{}", b"Connection: close"))
+        await s.sink.until_ended()
+        async with asyncio.timeout(10):
+            while s.gateway.connections:
+                await asyncio.sleep(0.01)
+    assert s.sink.only.end.outcome is Outcome.COMPLETE
 
 
 async def test_what_is_pipelined_waits_outside():
