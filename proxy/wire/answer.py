@@ -82,7 +82,8 @@ class AnswerReader:
         self.fault: UpstreamReset | None = None
         self._is_head_only = is_head_only
         self._final: Head | None = None
-        self._head_bytes = 0
+        self._is_all_framing = False  # no body was in the last piece, and no end of the head
+        self._framing_bytes = 0  # since the answer began, or since the last byte of its body
         self._reason = b""
         self._fields: list[tuple[bytes, bytes, bytes]] = []
         self._pieces: list[bytes] = []
@@ -101,7 +102,7 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> bytes:
         """Read on; what of it belongs to the body."""
-        self.has_begun = True
+        self.has_begun = self._is_all_framing = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:  # 101: what follows is no HTTP
@@ -111,10 +112,10 @@ class AnswerReader:
                 self.has_surplus = True
             else:
                 self._fail("the upstream's answer is not valid HTTP/1.1")
-        if self._final is None:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head_bytes_max:
-                self._fail("the upstream's answer has too large a head")
+        if self._is_all_framing and not self.is_complete:
+            self._framing_bytes += len(data)
+            if self._framing_bytes > self._limits.head_bytes_max:
+                self._fail("the upstream's answer has too large a head or trailer")
         pieces = self._pieces
         if len(pieces) == 1:
             return pieces.pop()
@@ -172,6 +173,7 @@ class AnswerReader:
         if head.is_interim:
             return
         self._final = head
+        self._is_all_framing, self._framing_bytes = False, 0
         self.keeps_alive = self._parser.should_keep_alive()
         self.is_complete = head.framing is _NONE
 
@@ -179,6 +181,7 @@ class AnswerReader:
         if self.is_complete:  # of a HEAD, which has none
             self.has_surplus = True
         else:
+            self._is_all_framing, self._framing_bytes = False, 0
             self._pieces.append(data)
 
     def on_message_complete(self) -> None:

@@ -145,6 +145,24 @@ def test_what_cannot_be_framed_safely_is_a_fault(raw):
     assert not reader.is_complete
 
 
+ENDLESS = {"trailer": (b"0\r\nX: ", b"a"), "trailers": (b"0\r\n", b"X: a\r\n"), "size": (b"", b"0")}
+
+
+@pytest.mark.parametrize(("begun", "piece"), ENDLESS.values(), ids=ENDLESS)
+def test_what_frames_a_body_has_an_end(begun, piece):
+    """What is read and is no body is bounded as a head is, in memory and in the time it takes."""
+    pieces = [CHUNKED_HEAD + b"1\r\na\r\n" + begun, *[piece] * (LIMITS.head_bytes_max + 1)]
+    reader, body = read(pieces)
+    assert (body, reader.is_complete) == (b"a", False)
+    assert reader.fault is not None
+
+
+def test_a_body_in_many_small_chunks_is_no_endless_framing():
+    raw = CHUNKED_HEAD + chunked([b"a"] * LIMITS.head_bytes_max)
+    reader, body = read([raw[at : at + 1] for at in range(len(raw))])
+    assert (len(body), reader.is_complete, reader.fault) == (LIMITS.head_bytes_max, True, None)
+
+
 def test_bytes_before_a_fault_are_not_lost():
     reader, body = read([CHUNKED_HEAD + b"3\r\nabc\r\nzz\r\n"])
     assert (body, reader.fault is None) == (b"abc", False)
