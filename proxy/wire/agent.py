@@ -62,6 +62,10 @@ class AgentConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        if self._server.is_closed:
+            self._is_over = True
+            self.transport.abort()
+            return
         if self._server.is_full:
             self._is_over = True
             self.transport.write(refusal_bytes(_FULL))
@@ -288,6 +292,7 @@ class AgentServer:
         self.idle_timeout_s = idle_timeout_s
         self.linger_s = min(LINGER_S, idle_timeout_s)
         self.connections: set[AgentConnection] = set()
+        self.is_closed = False  # what was accepted in that moment is turned away
         self._connections_max = connections_max
 
     @property

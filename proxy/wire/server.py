@@ -94,6 +94,8 @@ class Gateway:
     async def close(self) -> None:
         """Cut whatever is open, record it, and return when every call has ended."""
         self._relay.is_draining = self._relay.is_stopped = True
+        if self._server is not None:
+            self._server.is_closed = True
         if self._listener is not None:
             self._listener.close()
         for connection in self._open():

@@ -603,6 +603,27 @@ async def test_a_drain_cuts_and_records_what_does_not_end_in_time():
     assert end.error == "the gateway was stopped during the call"
 
 
+@pytest.mark.parametrize("end", ["drain", "close"])
+def test_no_connection_is_served_by_a_gateway_that_has_ended(end):
+    """Also where it is accepted in the moment of the end."""
+
+    async def served(turns: int) -> int:
+        async with stand(answering(whole(b"ok"))) as s:
+            with socket.create_connection(s.address) as late:  # without a turn of this loop
+                late.sendall(post(CHAT))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                await getattr(s.gateway, end)()
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                return s.gateway.connections
+
+    for factory in (asyncio.new_event_loop, uvloop.new_event_loop):
+        for turns in range(8):
+            with asyncio.Runner(loop_factory=factory) as runner:
+                assert runner.run(served(turns)) == 0, (factory, turns)
+
+
 async def test_a_gateway_that_never_started_can_be_closed():
     gateway = Gateway(config_of({}), MemorySink())
     await gateway.drain()
