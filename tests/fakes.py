@@ -11,13 +11,12 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from proxy.exchange import AnswerHead, End, Exchange, Piece, Start
-from proxy.wire.fields import Fields
 
 PATIENCE_S = 10.0
 
@@ -271,11 +270,6 @@ def whole(body: bytes, *lines: bytes, status: bytes = b"200 OK") -> bytes:
 
 def chunked(pieces: Sequence[bytes]) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
-
-
-def from_raw(raw: Iterable[tuple[bytes, bytes]]) -> Fields:
-    """The fields of a head, as a reader gives them."""
-    return tuple((name.lower(), name, value) for name, value in raw)
 
 
 def post(

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 Fields = tuple[tuple[bytes, bytes, bytes], ...]
 """Each field in order: name in lower case, name as sent, value as sent."""
+
+
+def from_raw(raw: Iterable[tuple[bytes, bytes]]) -> Fields:
+    return tuple((name.lower(), name, value) for name, value in raw)
 
 
 def first(fields: Fields, wanted: bytes) -> bytes | None:

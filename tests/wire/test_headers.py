@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.exchange import Labels
-from proxy.wire.fields import first, text
+from proxy.wire.fields import first, from_raw, text
 from proxy.wire.headers import (
     HOP_BY_HOP,
     is_websocket,
@@ -17,7 +17,6 @@ from proxy.wire.headers import (
     to_agent,
     to_upstream,
 )
-from tests.fakes import from_raw
 
 CHUNKED = (b"Transfer-Encoding", b"chunked")
 

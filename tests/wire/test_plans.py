@@ -6,9 +6,9 @@ import pytest
 
 from proxy.exchange import Start
 from proxy.wire.admission import Admission
+from proxy.wire.fields import from_raw
 from proxy.wire.plans import HEAD_BYTES_MAX, KEPT_MAX, Plans
 from proxy.wire.refusals import Refusal
-from tests.fakes import from_raw
 from tests.wire.gateways import config_of
 
 ID = UUID(int=1)
