@@ -211,7 +211,8 @@ class _Book:
             has_ended = waited >= timedelta(0) or after > 0  # a stream may be closed late
             is_soon = has_ended and waited <= RETRY_WINDOW
             is_again = after > 0 or call.is_nudged or earlier.end is not End.EMPTY
-            if is_known or (is_soon and is_again and not self._is_continued(earlier)):
+            is_free = not self._is_continued(earlier) or self._is_asked_again(call, earlier)
+            if is_known or (is_soon and is_again and is_free):
                 yield earlier
 
     def _best(
@@ -244,6 +245,10 @@ class _Book:
 
     def _is_continued(self, call: Facts) -> bool:
         return any(child.end.is_answer for child in self._children.get(call.id, ()))
+
+    def _is_asked_again(self, call: Facts, earlier: Facts) -> bool:
+        """Whether this very request has followed the earlier call before."""
+        return any(child.request == call.request for child in self._children.get(earlier.id, ()))
 
     # --- what follows an earlier call ---
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import asyncpg
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from proxy.config import load
@@ -95,6 +95,8 @@ STEP = {
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(talks=TALKS)
+@example(talks=[(None, 0, ["cut", "again"], False)])
+@example(talks=[(None, 0, ["failed", "again", "plain"], True)])
 def test_only_completed_turns_and_no_example_begins_another(dsn, talks):
     """No word of a turn that did not complete; no example is the beginning of another."""
     talks = [talk_of(number, *each) for number, each in enumerate(talks)]
