@@ -108,6 +108,13 @@ def raw_message(headers: dict[str, str], payload: bytes) -> bytes:
     return data + crc32(data).to_bytes(4, "big")
 
 
+def check(call: ModelCall) -> None:
+    """No decoder failed at it (`decode` itself never raises), and its tool calls are JSON."""
+    assert isinstance(call, ModelCall)
+    assert not any("decoder failed" in problem for problem in call.problems), call.problems
+    json.dumps([found.as_json() for found in call.answer.tool_calls])
+
+
 def flattened(call: ModelCall) -> dict[str, Any]:
     """A decoded call under the names that cases use."""
     prompt, answer, usage = call.prompt, call.answer, call.answer.usage

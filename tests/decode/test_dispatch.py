@@ -19,7 +19,7 @@ from proxy.decode.dispatch import decode
 from proxy.decode.framing import Framing, framing_of
 from proxy.endpoints import classify
 from proxy.exchange import Exchange
-from tests.decode.cases import ENDPOINTS, all_cases, exchange, exchange_of, raw_message
+from tests.decode.cases import ENDPOINTS, all_cases, check, exchange, exchange_of, raw_message
 
 CONTENT_TYPES = (
     *(None, "application/json", "text/event-stream", "application/x-ndjson", "text/html", "é;"),
@@ -28,12 +28,6 @@ CONTENT_TYPES = (
 CODINGS = (None, "gzip", "deflate", "br", "zstd", "gzip, br", "x-other")
 BODIES = [exchange_of(case).response_body for _, case in all_cases()]
 REQUESTS = [json.dumps(case["request"]).encode() for _, case in all_cases()]
-
-
-def check(call: Any) -> None:
-    assert isinstance(call, ModelCall)
-    assert not any("decoder failed" in problem for problem in call.problems), call.problems
-    json.dumps([found.as_json() for found in call.answer.tool_calls])
 
 
 @given(

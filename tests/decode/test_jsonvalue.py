@@ -53,10 +53,12 @@ def test_awkward_documents(data: bytes, value: Any, said: tuple[str, ...]) -> No
     assert problems.as_tuple() == said
 
 
-@given(st.binary(max_size=200))
+@given(st.binary(max_size=200) | st.text('[]{}",:019.eE+-NaInfity\\', max_size=20).map(str.encode))
 def test_any_bytes_give_a_value_or_broken(data: bytes) -> None:
-    """No bytes raise."""
-    read_json(data, Problems())
+    """No bytes raise, and a value is one that JSON can hold: written, it is read as itself."""
+    value = read_json(data, Problems())
+    if value is not BROKEN:
+        assert read_json(json.dumps(value, allow_nan=False).encode(), Problems()) == value
 
 
 @given(st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -52,9 +53,16 @@ def test_a_path_through_a_value_is_refused() -> None:
     assert arguments == {"a": "x", "l": []}
 
 
-@given(st.lists(st.text("$.[]'\"ab01", max_size=12), max_size=8))
+STEPS = st.sampled_from(
+    [".a", ".b", "[0]", "[1]", "['a']", '["b"]', "[99]", ".", "[", "]", "'", "x"]
+)
+
+
+@given(st.lists(st.lists(STEPS, max_size=4).map(lambda steps: "".join(["$", *steps])), max_size=8))
 def test_any_paths_leave_an_object(paths: list[str]) -> None:
-    """No series of paths raises."""
+    """No series of paths raises, and each that is taken changes something."""
     arguments: dict[str, Any] = {}
     for path in paths:
-        set_partial(arguments, {"jsonPath": path, "stringValue": "x"})
+        before = deepcopy(arguments)
+        if set_partial(arguments, {"jsonPath": path, "stringValue": "x"}):
+            assert arguments != before

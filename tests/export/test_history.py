@@ -251,14 +251,8 @@ def test_anything_at_all_is_read_or_refused(history, params):
     """No history and no tools raise anything but Unconvertible."""
     read_tools(params)
     row = {"chat_history": history, "request_params": params if isinstance(params, dict) else None}
-    answer = {
-        "system_prompt": "",
-        "response_text": "x",
-        "response_thoughts": None,
-        "tool_calls": None,
-    }
     try:
-        conversation = conversation_of([row | answer], keeps_thoughts=True)
+        conversation = conversation_of([row | ANSWER], keeps_thoughts=True)
     except Unconvertible:
         return
     for shape in SHAPES.values():

@@ -528,9 +528,11 @@ async def test_a_sync_that_fails_or_hangs_holds_nobody_for_ever(
     monkeypatch.setattr(spool_writer, "SYNC_WAIT_MAX_S", 0.05)
     writer = a_writer(tmp_path, waits_for_disk=True)
     write_call(writer)
-    await writer.synced()
+    async with asyncio.timeout(10):
+        await writer.synced()
     monkeypatch.setattr(os, "fdatasync", broken)
     release.set()
-    await writer.synced()
+    async with asyncio.timeout(10):
+        await writer.synced()
     monkeypatch.undo()
     writer.close()
