@@ -7,8 +7,8 @@ writes the answers itself. Its rules:
 - A head has a deadline and a bound, an idle connection too, and the last bytes of an answer that
   its agent does not take. Bodies wait in a bounded buffer.
 - A call whose agent is gone is cancelled at once.
-- An answer that does not wait for the whole request is followed by a while in which the rest is
-  read and dropped, so that the agent sees the answer and no reset.
+- A last answer is followed by the end of what is sent, and by a while in which whatever comes is
+  read and dropped until the agent ends too: closing on it would reset the answer away.
 - Nothing of what was received is logged or sent back.
 """
 
@@ -28,7 +28,9 @@ from proxy.wire.request import Request, RequestReader
 HIGH_WATER_BYTES = 128 * 1024  # what waits for a slow upstream before reading stops
 PIPELINED_MAX = 4  # requests that wait before reading stops, with which an agent's leaving shows
 KEEPALIVE_S = 75.0
-LINGER_S = 10.0  # how long the rest of a refused request is read
+# How long is read what an agent sends behind its last answer: the rest of its request, or more
+# than that, which comes at once if at all.
+LINGER_REST_S, LINGER_S = 10.0, 2.0
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER for no time: closing sends RST
 _FULL = Refusal(503, "too many connections (gateway.max_connections); try again later")
 _LATE = Refusal(408, "the head of the request did not arrive in time")
@@ -48,7 +50,7 @@ class AgentConnection(asyncio.Protocol):
         self._drain_waiter: asyncio.Future[None] | None = None
         self._is_reading_paused = False
         self._is_over = False  # no further call is begun
-        self._is_lingering = False  # the rest of a request is read that has been answered
+        self._linger_s = 0.0  # unless 0, all is answered, and for so long what comes is dropped
         self._due_at: float | None = None  # when the connection ends if nothing comes,
         self._awaits_head = False  # and whether the agent is told why
         self._timer: asyncio.TimerHandle | None = None
@@ -81,6 +83,8 @@ class AgentConnection(asyncio.Protocol):
         if self.tunnel is not None:
             self.tunnel.data_received(data)
             return
+        if self._linger_s:
+            return
         reader = self._reader
         reader.feed(data)
         if self._task is None and not self._is_over:
@@ -91,8 +95,6 @@ class AgentConnection(asyncio.Protocol):
                 self.refuse(reader.fault)
             elif not self._awaits_head:
                 self._end_after(self._server.header_timeout_s, awaits_head=True)
-        elif self._is_lingering and (reader.unfinished is None or reader.unfinished.body.is_over):
-            self.close()  # that was the rest
         self._balance()
 
     def eof_received(self) -> bool | None:
@@ -106,7 +108,6 @@ class AgentConnection(asyncio.Protocol):
             self._timer.cancel()
         if self.tunnel is not None:
             self.tunnel.connection_lost(exc)
-        self._reader.feed_break()
         self._reader.release()
         if self._drain_waiter is not None and not self._drain_waiter.done():
             self._drain_waiter.set_exception(ConnectionResetError("the agent is gone"))
@@ -125,6 +126,8 @@ class AgentConnection(asyncio.Protocol):
             self._drain_waiter.set_result(None)
         if self.tunnel is not None:
             self.tunnel.resume_writing()
+        elif self._linger_s:
+            self._end_after(self._linger_s)
 
     # For the relay.
 
@@ -168,15 +171,15 @@ class AgentConnection(asyncio.Protocol):
             tunnel.data_received(bytes(waiting))
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer without a request, and close."""
+        """Answer without a request, and end."""
         if self.transport is not None:
             self.transport.write(refusal_bytes(refusal))
-        self.close()
+        self._linger(LINGER_S)
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is being answered or waits for it, nor the rest of one is read."""
-        return self._task is None and not self._is_lingering
+        """Whether no request is being answered or waits for it, nor an answer may be reset."""
+        return self._task is None and not self._linger_s
 
     # Its calls, one after the other.
 
@@ -192,7 +195,10 @@ class AgentConnection(asyncio.Protocol):
                 return
             request = following
         self._task = None
-        self._finish(request)
+        if self.tunnel is not None:
+            self.close()
+        else:
+            self._linger(LINGER_S if request.body.is_over else LINGER_REST_S)
 
     async def _answered(self, request: Request) -> bool:
         """Answer one; whether the connection may go on."""
@@ -213,23 +219,29 @@ class AgentConnection(asyncio.Protocol):
         else:
             self._end_after(KEEPALIVE_S)
 
-    def _finish(self, request: Request) -> None:
-        """End behind an answer; where the request has not come whole, read the rest first."""
+    def _linger(self, seconds: float) -> None:
+        """End behind an answer: say so, and read until the agent ends too, or for a while.
+
+        Bytes that lie unread when a socket is closed, or come later, make the system send a reset
+        and forget what it had still to send (RFC 9112 §9.6).
+        """
         self._is_over = True
-        if request.body.is_over or self.tunnel is not None:
-            self.close()
-        else:
-            self._is_lingering = True
-            self._end_after(self._server.linger_s)
-            self._balance()
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        idle_timeout_s = self._server.idle_timeout_s
+        self._linger_s = min(seconds, idle_timeout_s)
+        self._reader.drop()
+        self._resume_reading()
+        transport.set_write_buffer_limits(high=0)  # so that `resume_writing` says: all is sent
+        transport.write_eof()
+        self._end_after(idle_timeout_s if self.writing_paused else self._linger_s)
 
     # How much is read.
 
     def _balance(self) -> None:
         """Read on, or not: something waits already."""
         reader = self._reader
-        if self._is_lingering and reader.unfinished is not None:
-            reader.unfinished.body.drop()
         if len(reader.requests) > PIPELINED_MAX or reader.waiting_bytes > HIGH_WATER_BYTES:
             if not self._is_reading_paused and self.transport is not None:
                 self._is_reading_paused = True
@@ -261,11 +273,11 @@ class AgentConnection(asyncio.Protocol):
 
     def _look(self) -> None:
         self._timer = None
-        if self._due_at is None:
+        if self._due_at is None or self.transport is None:
             return
         if self._loop.time() < self._due_at:
             self._set_timer(self._due_at)
-        elif self.transport is not None and self.transport.is_closing():
+        elif self.transport.is_closing() or (self._linger_s and self.writing_paused):
             self.transport.abort()  # the agent does not take the last of its answer
         elif self._awaits_head:
             self.refuse(_LATE)
@@ -290,7 +302,6 @@ class AgentServer:
         self.limits = limits
         self.header_timeout_s = header_timeout_s
         self.idle_timeout_s = idle_timeout_s
-        self.linger_s = min(LINGER_S, idle_timeout_s)
         self.connections: set[AgentConnection] = set()
         self.is_closed = False  # what was accepted in that moment is turned away
         self._connections_max = connections_max

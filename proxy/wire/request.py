@@ -74,11 +74,6 @@ class Body:
             await self._waiter
         return self.read_nowait()
 
-    def drop(self) -> None:
-        """Forget what waits: nobody will read it."""
-        self._pieces.clear()
-        self.size = 0
-
     def feed(self, data: bytes) -> None:
         self._pieces.append(data)
         self.size += len(data)
@@ -188,10 +183,15 @@ class RequestReader:
         if self.unfinished is not None:
             self.unfinished.body.feed_break()
 
-    def release(self) -> None:
-        """Forget all that waits, and break the reference cycles: with the parser, and `taken`'s."""
+    def drop(self) -> None:
+        """Read nothing more, and forget all that waits."""
+        self.feed_break()
         self.requests.clear()
         self.unfinished = self.behind_switch = None
+
+    def release(self) -> None:
+        """Drop all, and break the reference cycles: with the parser, and `taken`'s."""
+        self.drop()
         del self._parser, self._taken
 
     def _break(self, fault: Refusal = INVALID) -> None:

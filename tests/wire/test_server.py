@@ -18,6 +18,7 @@ from tests.fakes import MemorySink, Peer, Upstream, answering, chunked, connect,
 from tests.wire.gateways import CHAT, config_of, running, stand
 
 CANARY = b"sk-canary-0123456789"
+LONG_BYTES = 200_000  # more than an agent is sent that does not read
 
 
 async def test_long_keys_targets_and_many_headers_pass():
@@ -172,12 +173,59 @@ async def test_an_agent_that_still_sends_sees_the_answer_and_no_reset():
         await s.agent.until_gone()
 
 
-async def test_a_rest_that_never_comes_is_not_awaited_for_ever(monkeypatch):
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (post(CHAT, b"{}", b"Connection: close"), 200),
+        (post(b"/nowhere/v1/x", b"{}", b"Connection: close"), 404),
+        (post(b"/nowhere/v1/x", b"x" * 1000)[:-1], 404),  # its rest is the first that follows
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    ],
+)
+def test_what_is_sent_behind_a_last_answer_resets_nothing(request_, status, factory):
+    """Whatever follows, and whenever, the agent sees the answer and then a clean end."""
+    body = b"x" * LONG_BYTES if status == 200 else None
+
+    async def answered(moment: str) -> None:
+        async with stand(answering(whole(body or b""))) as s:
+            s.agent.writer.transport.pause_reading()
+            behind = post(CHAT, b"y" * 100_000) * 3
+            await s.agent.send(request_ + behind if moment == "with it" else request_)
+            (connection,) = s.gateway._server.connections
+            async with asyncio.timeout(10):
+                while not connection._is_over:
+                    await asyncio.sleep(0)
+            if moment == "after it":
+                await s.agent.send(*[behind] * 3)
+            s.agent.writer.transport.resume_reading()
+            answer = await s.agent.message()
+            assert (answer.status, await s.agent.rest()) == (status, b"")
+            assert body in (None, answer.body)
+
+    for moment in ("with it", "after it"):
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(answered(moment))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post(b"/nowhere/v1/x", b"123456789")[:-1],  # whose rest never comes
+        post(CHAT, b"{}", b"Connection: close"),
+        b"no request\r\n\r\n",
+    ],
+)
+async def test_an_agent_that_never_ends_is_not_awaited_for_ever(request_, monkeypatch):
     monkeypatch.setattr("proxy.wire.agent.LINGER_S", 0.05)
+    monkeypatch.setattr("proxy.wire.agent.LINGER_REST_S", 0.05)
     async with stand(answering(whole(b"ok"))) as s:
-        await s.agent.send(post(b"/nowhere/v1/x", b"")[:-5] + b"9\r\n\r\nx")
-        assert (await s.agent.message()).status == 404
-        await s.agent.until_gone()
+        await s.agent.send(request_)
+        await s.agent.message()
+        assert await s.agent.rest() == b""
+        async with asyncio.timeout(10):
+            while s.gateway.connections:
+                await asyncio.sleep(0.01)
 
 
 async def test_an_agent_that_never_reads_its_last_bytes_is_not_awaited_for_ever():
@@ -327,7 +375,8 @@ async def test_a_long_call_is_no_slow_head():
         assert (await s.agent.message()).body == b"ok"
 
 
-async def test_a_head_without_end_is_cut_at_its_limit():
+async def test_a_head_without_end_is_cut_at_its_limit(monkeypatch):
+    monkeypatch.setattr("proxy.wire.agent.LINGER_S", 0.05)
     async with stand(answering(whole(b"ok")), gateway={"max_header_bytes": 8192}) as s:
         await s.agent.send(b"GET /fake/x HTTP/1.1\r\nHost: x\r\n")
 
@@ -545,6 +594,7 @@ async def test_a_drain_lets_calls_end_and_takes_no_more():
         released.set()
         assert (await s.agent.message()).body == b"ab"
         assert await s.agent.rest() == b""
+        s.agent.close()
         await draining
     assert s.sink.only.end.outcome is Outcome.COMPLETE
 
@@ -565,6 +615,7 @@ async def test_an_answer_during_a_drain_says_that_the_connection_ends():
         await asyncio.sleep(0)
         released.set()
         assert (await s.agent.message()).get(b"connection") == b"close"
+        s.agent.close()
         await draining
 
 
@@ -581,6 +632,7 @@ async def test_a_drain_lets_an_agent_that_still_sends_see_its_answer():
             assert not draining.done()
             await s.agent.send(b"x" * 4096)
         assert (await s.agent.message()).status == 404
+        s.agent.close()
         await draining
 
 
@@ -604,8 +656,9 @@ async def test_a_drain_cuts_and_records_what_does_not_end_in_time():
 
 
 @pytest.mark.parametrize("end", ["drain", "close"])
-def test_no_connection_is_served_by_a_gateway_that_has_ended(end):
+def test_no_connection_is_served_by_a_gateway_that_has_ended(end, monkeypatch):
     """Also where it is accepted in the moment of the end."""
+    monkeypatch.setattr("proxy.wire.agent.LINGER_S", 0.05)
 
     async def served(turns: int) -> int:
         async with stand(answering(whole(b"ok"))) as s:
