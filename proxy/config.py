@@ -16,10 +16,12 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -28,6 +30,7 @@ from pydantic import (
     model_validator,
 )
 
+from proxy import forms
 from proxy.errors import ConfigError
 
 ENV_PREFIX = "AGENT_TELEMETRY__"
@@ -38,6 +41,11 @@ Content = Literal["full", "metadata"]
 Dialect = Literal["openai", "anthropic", "gemini", "ollama", "bedrock", "cohere"]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
+Days = Annotated[int, Field(ge=1, le=36_500)]
+Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Listen = Annotated[str, AfterValidator(forms.listen_address)]
+FilePath = Annotated[Path, BeforeValidator(forms.file_path)]
+Credential = Annotated[SecretStr | None, AfterValidator(forms.credential)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 RESERVED_NAMES = frozenset({"p", "s", "t", "v1", "v1beta", "telemetry"})
 
@@ -61,7 +69,7 @@ class Section(BaseModel):
 
 
 class Gateway(Section):
-    listen: str = "127.0.0.1:8080"
+    listen: Listen = "127.0.0.1:8080"
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     client_tokens: tuple[SecretStr, ...] = ()
     allow_open: bool = False
@@ -74,10 +82,12 @@ class Gateway(Section):
     max_connections: Count = 10_000
     id_header: bool = True
 
-    @field_validator("listen")
+    @field_validator("client_tokens")
     @classmethod
-    def _listen(cls, value: str) -> str:
-        return _checked_listen(value)
+    def _tokens(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not all(map(forms.credential, value)):
+            raise ValueError("holds an empty token: leave the list empty for none")
+        return value
 
     @model_validator(mode="after")
     def _open_only_on_purpose(self) -> Gateway:
@@ -90,33 +100,14 @@ class Gateway(Section):
 
 
 class Upstream(Section):
-    url: str
+    url: Annotated[str, AfterValidator(forms.provider_url)]
     dialect: Dialect = "openai"
-    api_key: SecretStr | None = None
-    api_key_header: str | None = None
+    api_key: Credential = None
+    api_key_header: Annotated[str, AfterValidator(forms.header_name)] | None = None
     aws_region: str | None = None
-    ca_file: Path | None = None
+    ca_file: FilePath | None = None
     insecure: bool = False
-    http_proxy: str | None = None
-
-    @field_validator("url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("write it as http://HOST[:PORT][/PATH] or https://…")
-        if parts.query or parts.fragment or parts.username or parts.password:
-            raise ValueError("no user, query or fragment; give a key as api_key")
-        if not _has_port_number(parts):
-            raise ValueError("the port must be a number")
-        return value.rstrip("/")
-
-    @field_validator("http_proxy")
-    @classmethod
-    def _http_proxy(cls, value: str | None) -> str | None:
-        if value is not None and urlsplit(value).scheme != "http":
-            raise ValueError("write it as http://HOST:PORT")
-        return value
+    http_proxy: Annotated[str, AfterValidator(forms.proxy_url)] | None = None
 
     @property
     def key_header(self) -> str:
@@ -137,7 +128,7 @@ class Project(Section):
 
 
 class Spool(Section):
-    dir: Path | None = None
+    dir: FilePath | None = None
     max_bytes: Annotated[int, Field(ge=MIB)] = 10 * 1024 * MIB
     when_full: Literal["forward", "refuse"] = "forward"
     sync: Literal["process", "power"] = "process"
@@ -148,13 +139,13 @@ class Nats(Section):
     """NATS JetStream between gateways and recorders, where spool.transport is "nats"."""
 
     servers: Annotated[tuple[str, ...], Field(min_length=1)] = ("nats://127.0.0.1:4222",)
-    credentials_file: Path | None = None
+    credentials_file: FilePath | None = None
     user: str | None = None
     password: SecretStr | None = None
     token: SecretStr | None = None
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
+    ca_file: FilePath | None = None
+    cert_file: FilePath | None = None
+    key_file: FilePath | None = None
     stream: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "AGENT_TELEMETRY"
     subject_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")] = (
         "agent_telemetry"
@@ -169,7 +160,9 @@ class Nats(Section):
     def _servers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
             parts = urlsplit(url)
-            is_url = parts.scheme in ("nats", "tls") and parts.hostname and _has_port_number(parts)
+            is_url = (
+                parts.scheme in ("nats", "tls") and parts.hostname and forms.has_port_number(parts)
+            )
             if not is_url or parts.username or parts.password:
                 raise ValueError(
                     "write each as nats://HOST:PORT or tls://HOST:PORT, without user; "
@@ -193,8 +186,8 @@ class Store(Section):
     batch_delay_ms: Annotated[int, Field(ge=1, le=60_000)] = 200
     history: Literal["full", "shared"] = "full"
     partitions: bool = False
-    retention_days: Count | None = None
-    payload_retention_days: Count | None = None
+    retention_days: Days | None = None
+    payload_retention_days: Days | None = None
 
     @model_validator(mode="after")
     def _are_consistent(self) -> Store:
@@ -210,15 +203,7 @@ class Store(Section):
     def _dsn(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None or not value.get_secret_value():
             return None
-        parts = urlsplit(value.get_secret_value())
-        text = value.get_secret_value()
-        is_url = text.startswith(("postgresql://", "postgres://")) and " " not in text
-        if not is_url or not _has_port_number(parts):
-            # The value is never quoted: a part of the password may stand where the port should.
-            raise ValueError(
-                "write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with / # @ and blanks "
-                "in the password percent-encoded"
-            )
+        forms.postgres_dsn(value.get_secret_value())
         return value
 
 
@@ -243,22 +228,17 @@ class Tokens(Section):
 class Price(Section):
     """US dollars per million tokens."""
 
-    input: Annotated[float, Field(ge=0)]
-    output: Annotated[float, Field(ge=0)]
-    cached: Annotated[float, Field(ge=0)] | None = None
-    cache_write: Annotated[float, Field(ge=0)] | None = None
+    input: Dollars
+    output: Dollars
+    cached: Dollars | None = None
+    cache_write: Dollars | None = None
 
 
 class Admin(Section):
-    listen: str = "127.0.0.1:8081"
-    token: SecretStr | None = None
-    hosts: tuple[str, ...] = ()
+    listen: Listen = "127.0.0.1:8081"
+    token: Credential = None
+    hosts: Annotated[tuple[str, ...], AfterValidator(forms.host_names)] = ()
     metrics_open: bool = False
-
-    @field_validator("listen")
-    @classmethod
-    def _listen(cls, value: str) -> str:
-        return _checked_listen(value)
 
 
 class Otel(Section):
@@ -274,7 +254,9 @@ class Otel(Section):
     @classmethod
     def _endpoint(cls, value: str | None) -> str | None:
         parts = urlsplit(value or "")
-        is_url = parts.scheme in ("http", "https") and parts.hostname and _has_port_number(parts)
+        is_url = (
+            parts.scheme in ("http", "https") and parts.hostname and forms.has_port_number(parts)
+        )
         if value and not is_url:
             raise ValueError("write it as http://HOST:4318 or https://…; /v1/traces is added")
         return value.rstrip("/") if value else None
@@ -305,7 +287,7 @@ class Log(Section):
 class Config(Section):
     """The effective configuration. Built by `load`, handed down, never changed."""
 
-    data_dir: Path
+    data_dir: FilePath
     gateway: Gateway = Field(default_factory=Gateway)
     upstreams: dict[Name, Upstream] = Field(default_factory=dict)
     capture: Capture = Field(default_factory=Capture)
@@ -360,7 +342,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     values = _from_file(path) if path else {}
     sources: dict[tuple[str, ...], str] = {}
     _merge_environment(values, environ, sources)
-    _read_secret_files(values, path)
+    _read_secret_files(values, path, sources)
     values.setdefault("data_dir", str(_state_dir(environ)))
     values["upstreams"] = _with_built_in(values.get("upstreams", {}), path)
     try:
@@ -394,14 +376,11 @@ def effective(config: Config) -> dict[str, Any]:
     masked: dict[str, Any] = json.loads(config.model_dump_json())
     masked["spool"]["dir"] = str(config.spool_dir)
     if config.dsn:
-        masked["store"]["dsn"] = mask_dsn(config.dsn)
+        masked["store"]["dsn"] = forms.mask_url(config.dsn)
+    for upstream in masked["upstreams"].values():
+        if upstream["http_proxy"]:
+            upstream["http_proxy"] = forms.mask_url(upstream["http_proxy"])
     return masked
-
-
-def mask_dsn(dsn: str) -> str:
-    """The connection string without its password."""
-    masked = re.sub(r"(://[^/?#@:]*):[^/?#]*@", r"\1:***@", dsn)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", masked)
 
 
 def split_listen(listen: str) -> tuple[str, int] | Path:
@@ -419,23 +398,6 @@ def is_loopback(listen: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(where[0]).is_loopback
     return False
-
-
-def _has_port_number(parts: SplitResult) -> bool:
-    try:
-        _ = parts.port
-    except ValueError:
-        return False
-    return True
-
-
-def _checked_listen(value: str) -> str:
-    if value.startswith("unix:/"):
-        return value
-    host, _, port = value.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise ValueError("write it as HOST:PORT or unix:/PATH")
-    return value
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -468,6 +430,7 @@ def _put(values: dict[str, Any], keys: tuple[str, ...], value: Any, variable: st
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
             raise ConfigError(f"{variable}: {key!r} is a value, not a section")
+    values.pop(f"{keys[-1]}_file", None)  # of the configuration's file, over which this wins
     values[keys[-1]] = value
 
 
@@ -491,7 +454,9 @@ SECRETS = (
 )
 
 
-def _read_secret_files(values: dict[str, Any], path: Path | None) -> None:
+def _read_secret_files(
+    values: dict[str, Any], path: Path | None, sources: dict[tuple[str, ...], str]
+) -> None:
     upstreams = values.get("upstreams", {})
     named = upstreams if isinstance(upstreams, dict) else {}
     for *section, key in (*SECRETS, *(("upstreams", name, "api_key") for name in named)):
@@ -501,13 +466,17 @@ def _read_secret_files(values: dict[str, Any], path: Path | None) -> None:
         file = table.pop(f"{key}_file", None) if isinstance(table, dict) else None
         if file is None:
             continue
+        name = (*section, f"{key}_file")
+        where = f"{sources.get(name) or path}: {'.'.join(name)}: {file}"
         try:
-            text = Path(str(file)).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            where = ".".join((*section, f"{key}_file"))
+            text = Path(str(file)).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-            raise ConfigError(f"{path or 'environment'}: {where}: {file}: {reason}") from None
+            raise ConfigError(f"{where}: {reason}") from None
+        if not text:
+            raise ConfigError(f"{where}: is empty; put the secret into it, or leave the key out")
         table[key] = text.split() if key == "client_tokens" else text
+        sources[*section, key] = str(file)
 
 
 def _with_built_in(given: Any, path: Path | None) -> dict[str, Any]:
@@ -522,8 +491,11 @@ def _with_built_in(given: Any, path: Path | None) -> dict[str, Any]:
 
 
 def _state_dir(environ: Mapping[str, str]) -> Path:
-    base = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME", "/")) / ".local/state")
-    return Path(base) / "agent-telemetry"
+    """The XDG base directory specification has relative ones ignored."""
+    base = Path(environ.get("XDG_STATE_HOME") or "")
+    if not base.is_absolute():
+        base = Path("/", environ.get("HOME") or "", ".local/state")
+    return base / "agent-telemetry"
 
 
 _KEY_IN_MESSAGE = re.compile(r"([a-z_]+(?:\.[a-z_]+)?): ")
@@ -533,7 +505,8 @@ def _explain(error: ValidationError, path: Path | None, sources: dict[tuple[str,
     """The first problem as one line: source, key, what is wrong, what to do."""
     first = error.errors(include_url=False, include_input=False)[0]
     keys = tuple(str(part) for part in first["loc"])
-    variable = next((v for k, v in sources.items() if k[: len(keys)] == keys and keys), None)
+    named = (v for k, v in sources.items() if keys and keys[: len(k)] == k[: len(keys)])
+    variable = next(named, None)
     where = variable or (str(path) if path else "configuration")
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

@@ -132,7 +132,7 @@ _WORDS = {bool: "true or false", int: "integer", float: "number", str: "text", P
 def _type(annotation: Any, metadata: list[Any]) -> str:
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return _type(inner[0], [*inner[1].metadata, *metadata])
+        return _type(inner[0], [*getattr(inner[1], "metadata", ()), *metadata])
     if origin is typing.Literal:
         return ", ".join(f"`{value}`" for value in inner)
     if origin is tuple:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import Config, effective, is_loopback, load, mask_dsn, split_listen
+from proxy.config import Config, effective, is_loopback, load, split_listen
 from proxy.errors import ConfigError
+from proxy.forms import mask_url
 
 ROOT = Path(__file__).parents[2]
 HOME = {"HOME": "/home/someone"}
@@ -79,6 +80,80 @@ def test_secrets_come_from_files_and_are_masked(tmp_path):
     assert "sk-1234" not in shown
 
 
+def test_the_environment_wins_over_a_secret_file_that_the_file_names(tmp_path):
+    (tmp_path / "old").write_text("old")
+    (tmp_path / "new").write_text("new")
+    file = tmp_path / "a.toml"
+    file.write_text(f'[admin]\ntoken_file = "{tmp_path}/old"\n')
+    for variable, value in (("TOKEN", "new"), ("TOKEN_FILE", str(tmp_path / "new"))):
+        config = load(file, HOME | {f"AGENT_TELEMETRY__ADMIN__{variable}": value})
+        assert config.admin.token.get_secret_value() == "new"
+
+
+def test_what_is_wrong_in_a_secret_file_names_it(tmp_path):
+    file = tmp_path / "secret"
+    dsn = HOME | {"DATABASE_URL": "postgresql://h/d", "AGENT_TELEMETRY__STORE__DSN_FILE": str(file)}
+    file.write_text("mysql://h")
+    with pytest.raises(ConfigError, match=rf"^{file}: store\.dsn: write it as"):
+        load(None, dsn)
+    file.write_text("\n")
+    for variable in ("STORE__DSN", "GATEWAY__CLIENT_TOKENS", "UPSTREAMS__OPENAI__API_KEY"):
+        name = f"AGENT_TELEMETRY__{variable}_FILE"
+        with pytest.raises(ConfigError, match=f"^{name}: .*{file}: is empty"):
+            load(None, HOME | {name: str(file)})
+
+
+def test_a_secret_set_to_nothing_is_unset():
+    names = ("UPSTREAMS__OPENAI__API_KEY", "ADMIN__TOKEN", "STORE__DSN", "GATEWAY__CLIENT_TOKENS")
+    assert load(None, HOME | {f"AGENT_TELEMETRY__{name}": "" for name in names}) == load(None, HOME)
+
+
+def test_a_scheme_in_capitals_is_still_encrypted():
+    """A connection is encrypted where the address begins with https, written so."""
+    config = load(None, HOME | {"AGENT_TELEMETRY__UPSTREAMS__OPENAI__URL": "HTTPS://h/"})
+    assert config.upstreams["openai"].url == "https://h"
+
+
+def test_names_of_hosts_are_compared_in_small_letters():
+    config = load(None, HOME | {"AGENT_TELEMETRY__ADMIN__HOSTS": "Telemetry.Example,[::1]"})
+    assert config.admin.hosts == ("telemetry.example", "::1")
+
+
+def test_several_hosts_of_a_database_are_accepted():
+    dsn = "postgresql://u:p@h1:5432,h2:5433/d?target_session_attrs=read-write"
+    assert load(None, HOME | {"DATABASE_URL": dsn}).dsn == dsn
+
+
+def test_paths_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "key").write_text("sk-1")
+    file = tmp_path / "a.toml"
+    file.write_text('data_dir = "~/data"\n[upstreams.openai]\napi_key_file = "~/key"\n')
+    config = load(file, HOME)
+    assert config.data_dir == tmp_path / "data"
+    assert config.upstreams["openai"].api_key.get_secret_value() == "sk-1"
+
+
+@pytest.mark.parametrize(
+    ("environ", "found"),
+    [
+        ({}, "/.local/state/agent-telemetry"),
+        ({"HOME": ""}, "/.local/state/agent-telemetry"),
+        ({"HOME": "/h", "XDG_STATE_HOME": "/x"}, "/x/agent-telemetry"),
+        ({"HOME": "/h", "XDG_STATE_HOME": "relative"}, "/h/.local/state/agent-telemetry"),
+    ],
+)
+def test_the_state_directory_is_never_relative(environ, found):
+    assert load(None, environ).data_dir == Path(found)
+
+
+def test_the_password_of_an_egress_proxy_is_masked():
+    name = "AGENT_TELEMETRY__UPSTREAMS__OPENAI__HTTP_PROXY"
+    shown = str(effective(load(None, HOME | {name: "http://me:hunter2@proxy:3128"})))
+    assert "hunter2" not in shown
+    assert "http://me:***@proxy:3128" in shown
+
+
 BAD_FILES = [
     ("[gatway]\n", "gatway: unknown key"),
     ("[gateway]\nlisten = 5\n", "gateway.listen"),
@@ -100,6 +175,23 @@ BAD_FILES = [
     ('[admin]\nlisten = "0.0.0.0:81"\n', "admin.token"),
     ('[admin]\ntoken_file = "/does/not/exist"\n', "admin.token_file"),
     ("a = [\n", "is not valid TOML"),
+    ('[gateway]\nlisten = "http://127.0.0.1:80"\n', "HOST:PORT"),
+    ('[gateway]\nlisten = "127.0.0.1 :80"\n', "HOST:PORT"),
+    ('[gateway]\nclient_tokens = [""]\n', "gateway.client_tokens: holds an empty token"),
+    ('[upstreams.mine]\nurl = "http://h/a b"\n', "percent-encode"),
+    ('[upstreams.mine]\nurl = "http://h/ü"\n', "percent-encode"),
+    ('[upstreams.openai]\napi_key = "a\\nb: c"\n', "upstreams.openai.api_key: holds a line break"),
+    ('[upstreams.openai]\napi_key_header = "a b"\n', "upstreams.openai.api_key_header: write"),
+    ('[upstreams.openai]\napi_key_header = "Host"\n', "upstreams.openai.api_key_header: write"),
+    ('[upstreams.openai]\nhttp_proxy = "http://"\n', "http://HOST:PORT"),
+    ('[upstreams.openai]\nhttp_proxy = "http://h:x"\n', "http://HOST:PORT"),
+    ('[upstreams.openai]\nca_file = ""\n', "upstreams.openai.ca_file: is empty"),
+    ('data_dir = ""\n', "data_dir: is empty"),
+    ('[spool]\ndir = ""\n', "spool.dir: is empty"),
+    ('[store]\ndsn = "postgresql://h:1,h:x/d"\n', "postgresql://USER"),
+    ("[store]\nretention_days = 99999999999\n", "store.retention_days"),
+    ("[prices.m]\ninput = inf\noutput = 1\n", "prices.m.input"),
+    ('[admin]\nhosts = ["http://x"]\n', "admin.hosts: write names"),
 ]
 
 
@@ -148,6 +240,11 @@ def test_a_bad_variable_is_named():
         load(None, {"AGENT_TELEMETRY__DATA_DIR": "/x", "AGENT_TELEMETRY__DATA_DIR__Y": "1"})
 
 
+def test_what_is_wrong_in_a_list_names_its_variable():
+    with pytest.raises(ConfigError, match=r"^AGENT_TELEMETRY__REDACTION__PII: redaction\.pii\.1: "):
+        load(None, HOME | {"AGENT_TELEMETRY__REDACTION__PII": "email,face"})
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         load(tmp_path / "none.toml", HOME)
@@ -159,10 +256,12 @@ def test_a_missing_file_is_named(tmp_path):
         ("postgresql://u:p:w@h/d", "postgresql://u:***@h/d"),
         ("postgresql://u@h/d", "postgresql://u@h/d"),
         ("postgresql://h/d?user=u&password=p", "postgresql://h/d?user=u&password=***"),
+        ("postgresql://h/d?sslpassword=p&x=1", "postgresql://h/d?sslpassword=***&x=1"),
+        ("postgresql://u:p@h1:1,h2:2/d", "postgresql://u:***@h1:1,h2:2/d"),
     ],
 )
 def test_passwords_are_masked(dsn, masked):
-    assert mask_dsn(dsn) == masked
+    assert mask_url(dsn) == masked
 
 
 @pytest.mark.parametrize(
