@@ -6,7 +6,7 @@ writes the answers itself. Its rules:
 - One call at a time: what is pipelined waits, and while much does nothing more is read.
 - A head has a deadline and a bound, an idle connection too, and the last bytes of an answer that
   its agent does not take. Bodies wait in a bounded buffer.
-- A call whose agent is gone is cancelled at once.
+- A call whose agent is gone is cancelled at once, or soon while what the agent sends has to wait.
 - A last answer is followed by the end of what is sent, and by a while in which whatever comes is
   read and dropped until the agent ends too: closing on it would reset the answer away.
 - Nothing of what was received is logged or sent back.
@@ -24,6 +24,7 @@ from typing import cast
 from proxy.wire.answer import HeadLimits
 from proxy.wire.refusals import Refusal
 from proxy.wire.request import Request, RequestReader
+from proxy.wire.unread import Unread
 
 HIGH_WATER_BYTES = 128 * 1024  # what waits for a slow upstream before reading stops
 PIPELINED_MAX = 4  # requests that wait before reading stops, with which an agent's leaving shows
@@ -101,6 +102,8 @@ class AgentConnection(asyncio.Protocol):
         return self.tunnel.eof_received() if self.tunnel is not None else None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._is_reading_paused and self.transport is not None:
+            self._server.unread.discard(self.transport)
         self.transport = None
         self._is_over = True
         self._server.connections.discard(self)
@@ -246,12 +249,14 @@ class AgentConnection(asyncio.Protocol):
             if not self._is_reading_paused and self.transport is not None:
                 self._is_reading_paused = True
                 self.transport.pause_reading()
+                self._server.unread.add(self.transport)
         else:
             self._resume_reading()
 
     def _resume_reading(self) -> None:
         if self._is_reading_paused and self.transport is not None:
             self._is_reading_paused = False
+            self._server.unread.discard(self.transport)
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 
@@ -303,6 +308,7 @@ class AgentServer:
         self.header_timeout_s = header_timeout_s
         self.idle_timeout_s = idle_timeout_s
         self.connections: set[AgentConnection] = set()
+        self.unread = Unread()
         self.is_closed = False  # what was accepted in that moment is turned away
         self._connections_max = connections_max
 

@@ -11,9 +11,10 @@ from hashlib import sha256
 import pytest
 import uvloop
 
-from proxy.exchange import Outcome
-from proxy.wire.agent import HIGH_WATER_BYTES
+from proxy.exchange import Exchange, Outcome
+from proxy.wire.agent import HIGH_WATER_BYTES, PIPELINED_MAX
 from proxy.wire.server import Gateway
+from proxy.wire.unread import Unread
 from tests.fakes import MemorySink, Peer, Upstream, answering, chunked, connect, post, whole
 from tests.wire.gateways import CHAT, config_of, running, stand
 
@@ -305,8 +306,11 @@ async def test_what_is_pipelined_behind_a_declined_switch_is_read_on():
         assert (await s.agent.message()).body == b"ok"
 
 
-@pytest.mark.parametrize("behind", [b"", post(CHAT), post(CHAT, b"x" * 1000)[:-1]])
-async def test_an_agent_that_leaves_is_noticed_also_where_it_pipelined(behind):
+@pytest.mark.parametrize(
+    "behind", [b"", post(CHAT), post(CHAT, b"x" * 1000)[:-1], post(CHAT) * 2 * PIPELINED_MAX]
+)
+async def test_an_agent_that_leaves_is_noticed_also_where_it_pipelined(behind, monkeypatch):
+    monkeypatch.setattr("proxy.wire.unread.LOOK_S", 0.01)
     began, gone = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -322,6 +326,67 @@ async def test_an_agent_that_leaves_is_noticed_also_where_it_pipelined(behind):
         await asyncio.wait_for(gone.wait(), 10)
         await s.sink.until_ended()
     assert s.sink.only.end.outcome is Outcome.CLIENT_DISCONNECTED
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("leave", [Peer.close, Peer.reset])
+def test_an_agent_that_leaves_while_its_upload_is_held_back_is_noticed(leave, factory, monkeypatch):
+    """Though nothing of what it sends is read, its end neither."""
+    monkeypatch.setattr("proxy.wire.unread.LOOK_S", 0.01)
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        peer.writer.transport.pause_reading()
+        await asyncio.Event().wait()
+
+    async def left() -> Exchange:
+        async with stand(script, capture={"max_body_bytes": 1024}) as s:
+            await s.agent.send(post(CHAT, b"")[:-5] + b"%d\r\n\r\n" % 2**30)
+            (connection,) = s.gateway._server.connections
+            paused = 0  # turns of the loop in a row
+            async with asyncio.timeout(10):
+                while paused < 200:
+                    await asyncio.sleep(0)
+                    paused = paused + 1 if connection._is_reading_paused else 0
+                    if not paused:
+                        await s.agent.send(b"x" * 16_384)
+            leave(s.agent)
+            await s.sink.until_ended()
+            return s.sink.only
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(left()).end.outcome is Outcome.CLIENT_DISCONNECTED
+
+
+async def test_an_agent_whose_upload_is_held_back_for_long_is_left_alone(monkeypatch):
+    monkeypatch.setattr("proxy.wire.unread.LOOK_S", 0.001)
+    size, looks = 32 * 2**20, 0
+    look = Unread._look
+
+    def looked(watch: Unread) -> None:
+        nonlocal looks
+        look(watch)
+        looks += 1
+
+    monkeypatch.setattr(Unread, "_look", looked)
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        peer.writer.transport.pause_reading()
+        async with asyncio.timeout(10):
+            while looks < 20:
+                await asyncio.sleep(0.001)
+        peer.writer.transport.resume_reading()
+        await peer.reader.readexactly(size)
+        await peer.send(whole(b"ok"))
+
+    async with stand(script, capture={"enabled": False}) as s:
+        await s.agent.send(post(CHAT, b"")[:-5] + b"%d\r\n\r\n" % size)
+        await s.agent.send(*[b"x" * 65536] * (size // 65536))
+        assert (await s.agent.message()).body == b"ok"
+        async with asyncio.timeout(10):
+            while s.gateway._server.unread._timer is not None:  # nobody is left to look after
+                await asyncio.sleep(0.001)
 
 
 async def test_a_connection_that_is_gone_leaves_no_cycle():
