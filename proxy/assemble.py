@@ -46,7 +46,7 @@ CAPTURED = frozenset(
         "socket",
         "traceparent",
     }
-    | {"response_id", "choices", "media", "blobs", "problems", "content"}
+    | {"response_id", "refusal", "choices", "media", "blobs", "problems", "content"}
 )
 
 
@@ -300,6 +300,8 @@ def _capture(
         found["context"] = "partial"
     if call.answer.response_id:
         found["response_id"] = call.answer.response_id
+    if call.answer.is_refusal:
+        found["refusal"] = True
     if call.answer.choices:
         found["choices"] = list(call.answer.choices)
     if call.answer.media:

@@ -82,6 +82,7 @@ class Answer:
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage | None = None
     finish_reason: str | None = None
+    is_refusal: bool = False  # the model said that it would not, in a member made for that
     choices: tuple[Json, ...] = ()  # further choices: {"index", "text", "finish_reason", …}
     media: tuple[Json, ...] = ()  # generated images, audio …: the parts in the provider's own shape
     response_id: str | None = None  # the provider's id of the answer object

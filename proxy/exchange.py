@@ -244,9 +244,24 @@ class Exchange:
         """The first kept answer header of this lower-case name."""
         return _first(self.head.headers if self.head else (), name)
 
+    @property
+    def request_coding(self) -> str | None:
+        """What the request's body was encoded with, in the order in which it was."""
+        return _listed(self.start.headers, "content-encoding")
+
+    @property
+    def response_coding(self) -> str | None:
+        """What the answer's body was encoded with, in the order in which it was."""
+        return _listed(self.head.headers if self.head else (), "content-encoding")
+
 
 def _first(headers: Headers, wanted: str) -> str | None:
     return next((value for name, value in headers if name == wanted), None)
+
+
+def _listed(headers: Headers, wanted: str) -> str | None:
+    """A list that may stand in several lines (RFC 9110, section 5.3)."""
+    return ", ".join(value for name, value in headers if name == wanted) or None
 
 
 def _sha256(noted: str, size: int, kept: bytes) -> str | None:

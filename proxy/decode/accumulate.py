@@ -41,6 +41,7 @@ class Choice:
     audio: list[dict[str, Json]] = field(default_factory=list)  # deltas of speech
     latest: dict[Hashable, PartialCall] = field(default_factory=dict)  # calls, by any name
     finish_reason: str | None = None
+    is_refusal: bool = False
 
     def whole_text(self) -> str | None:
         return "".join(self.text) or None
@@ -106,6 +107,12 @@ class Growing:
             self.touch()
             self.choice(choice).text.append(text)
 
+    def refuse(self, text: str, choice: int = 0) -> None:
+        """Text that says what the model would not do: it counts as text."""
+        if text:
+            self.say(text, choice)
+            self.choice(choice).is_refusal = True
+
     def think(self, text: str, block: Hashable = 0, choice: int = 0) -> None:
         if text:
             self.touch()
@@ -159,6 +166,7 @@ class Growing:
             tool_calls=main.tool_calls(),
             usage=usage,
             finish_reason=main.finish_reason,
+            is_refusal=main.is_refusal,
             choices=tuple(c.as_json(i) for i, c in sorted(self.choices.items()) if i != first),
             media=tuple(self.media),
             response_id=self.response_id,

@@ -86,7 +86,7 @@ def decode(exchange: Exchange, body_bytes_max: int = BODY_BYTES_MAX) -> ModelCal
 def _prompt(exchange: Exchange, dialect: Dialect, body_bytes_max: int) -> Prompt:
     problems = Problems()
     try:
-        coding = exchange.request_header("content-encoding")
+        coding = exchange.request_coding
         pieces = (Piece(0, exchange.request),)
         body = read_body(pieces, coding, problems, "request", body_bytes_max)
         prompt, is_truncated = _read_prompt(body, dialect, problems), body.is_truncated
@@ -116,7 +116,7 @@ def _answer(exchange: Exchange, dialect: Dialect, body_bytes_max: int) -> Answer
         return Answer()
     problems = Problems()
     try:
-        coding = exchange.response_header("content-encoding")
+        coding = exchange.response_coding
         body = read_body(exchange.response, coding, problems, "answer", body_bytes_max)
         framing = framing_of(body.data, exchange.response_header("content-type"))
         is_failure = exchange.head.status >= 400

@@ -96,9 +96,10 @@ def _plain(body: bytes, problems: Problems) -> Iterator[Event]:
 
 def _sse(body: bytes, problems: Problems) -> Iterator[Event]:
     for frame in read_frames(body):
-        if frame.data.strip() == b"[DONE]":
+        data = frame.data.strip()
+        if data == b"[DONE]":
             yield Event(DONE, None, frame.end)
-        else:
+        elif data:  # an event without data keeps a connection alive
             yield from _parsed(frame, frame.name, problems)
 
 

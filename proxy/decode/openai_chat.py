@@ -71,9 +71,17 @@ def read_answer(events: Iterable[Event], answer: Growing) -> None:
 
 
 def _error(event: Event) -> str | None:
-    """The error that an event reports: by its content, by its name, or in Groq's own member."""
+    """The error that an event reports: by its content, by its name, in a choice (OpenRouter), or
+    in Groq's own member."""
     named = error_text(event.value) if event.name == "error" else None
-    return reported_error(event.value) or named or word(at(event.value, "x_groq", "error"))
+    choices = elements(at(event.value, "choices"))
+    of_choice = next((text for choice in choices if (text := reported_error(choice))), None)
+    return (
+        reported_error(event.value)
+        or named
+        or of_choice
+        or word(at(event.value, "x_groq", "error"))
+    )
 
 
 def _read_chunk(chunk: dict[str, Json], answer: Growing) -> None:
@@ -97,7 +105,7 @@ def _read_choice(choice: dict[str, Json], index: int, answer: Growing) -> None:
     part = _part(choice, answer.is_plain)
     _read_thoughts(part, index, answer)
     _read_content(part.get("content"), index, answer)
-    answer.say(string(part.get("refusal")), index)
+    answer.refuse(string(part.get("refusal")), index)
     if part.get("content") is None:
         answer.say(string(at(part, "audio", "transcript")), index)
     if audio := members(part.get("audio")):
@@ -141,7 +149,8 @@ def _read_content(content: Json, index: int, answer: Growing) -> None:
             answer.show(part)
         thinking = at(part, "thinking") or elements(at(part, "summary"))  # Mistral; Databricks
         if not thinking:
-            answer.say("".join(text_parts(part)) or string(at(part, "refusal")), index)
+            answer.say("".join(text_parts(part)), index)
+            answer.refuse(string(at(part, "refusal")), index)
         else:
             answer.think("".join(text_parts(thinking)), "parts", index)
 

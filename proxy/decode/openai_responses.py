@@ -185,7 +185,8 @@ def _read_item(item: dict[str, Json], position: int, answer: Growing) -> None:
     kind = string(item.get("type"))
     if kind == "message" or (not kind and item.get("role") == "assistant"):
         for part in elements(item.get("content")):
-            answer.say(string(at(part, "text")) or string(at(part, "refusal")))
+            answer.say(string(at(part, "text")))
+            answer.refuse(string(at(part, "refusal")))
     elif kind == "reasoning":
         _read_reasoning(item, position, answer)
     elif kind.endswith("_call") or kind == "mcp_approval_request":

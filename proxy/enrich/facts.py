@@ -57,6 +57,7 @@ _LIMIT = frozenset(
 _REFUSED = frozenset(
     {"content_filter", "content_filtered", "refusal", "safety", "recitation", "blocklist", "spii"}
     | {"prohibited_content", "image_safety", "guardrail_intervened", "error_toxic"}
+    | {"model_armor", "jailbreak", "image_prohibited_content", "image_recitation"}
 )
 # The properties of answers that side calls ask for: Claude Code's title and topic, Gemini CLI's
 # router and next speaker.
@@ -363,6 +364,8 @@ def _end(record: TelemetryRecord, has_open: bool, has_calls: bool) -> End:
         return End.LIMIT
     if has_open:
         return End.TOOLS
+    if (record.capture or {}).get("refusal") is True:
+        return End.REFUSED
     is_empty = not has_calls and not plain(record.response_text or "")
     return End.EMPTY if is_empty else End.TEXT
 

@@ -137,6 +137,7 @@ def flattened(call: ModelCall) -> dict[str, Any]:
         "reasoning": usage and usage.reasoning_tokens,
         "usage_final": usage and usage.is_final,
         "finish": answer.finish_reason,
+        "refusal": answer.is_refusal,
         "choices": list(answer.choices),
         "media": list(answer.media),
         "response_id": answer.response_id,

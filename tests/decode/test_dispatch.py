@@ -18,7 +18,7 @@ from proxy.decode import dispatch
 from proxy.decode.dispatch import decode
 from proxy.decode.framing import Framing, framing_of
 from proxy.endpoints import classify
-from proxy.exchange import Exchange
+from proxy.exchange import AnswerHead, Exchange
 from tests.decode.cases import ENDPOINTS, all_cases, check, exchange, exchange_of, raw_message
 
 CONTENT_TYPES = (
@@ -231,6 +231,16 @@ def test_a_packed_request_is_read(coding: str) -> None:
     pack = {"gzip": gzip.compress, "zstd": zstandard.compress}[coding]
     packed = pack(b'{"model":"m","messages":[]}')
     assert decode(exchange("messages", packed, b"{}", request_coding=coding)).model == "m"
+
+
+def test_codings_may_stand_in_several_lines() -> None:
+    packed = zstandard.compress(gzip.compress(b'{"model":"m","messages":[]}'))
+    lines = (("content-encoding", "gzip"), ("content-encoding", "zstd"))
+    asked = exchange("chat.completions", packed, packed)
+    asked = replace(asked, start=replace(asked.start, headers=lines))
+    answered = replace(asked, head=AnswerHead(0, 200, lines))
+    call = decode(answered)
+    assert (call.prompt.model, call.answer.model, call.problems) == ("m", "m", ())
 
 
 def test_a_long_error_is_shortened() -> None:

@@ -15,8 +15,10 @@ import pytest
 from proxy.assemble import Assembled, Assembler
 from proxy.captured import unpacked
 from proxy.config import load
+from proxy.enrich.canonical import Digests
 from proxy.enrich.media import restore
 from proxy.exchange import Exchange, Labels
+from proxy.turn import End
 from tests.pipeline.exchanges import chat, exchange
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 400
@@ -66,6 +68,18 @@ def test_generated_media_are_kept(tmp_path: Path) -> None:
     (blob,) = found.beside.blobs
     assert blob.content == PNG
     assert restore(capture_of(found)["media"], {blob.sha256: PNG}.get) == [IMAGE]
+
+
+@pytest.mark.parametrize("content", ["full", "metadata"])
+def test_a_refusal_is_noted_whatever_is_kept(content: str, tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": None, "refusal": "I cannot."}
+    given = chat("x", answer)
+    given = replace(given, start=replace(given.start, content=content))
+    config = load(None, {"AGENT_TELEMETRY__DATA_DIR": str(tmp_path)})
+    found = Assembler(config, Digests(b"a secret")).assembled(given)
+    assert capture_of(found)["refusal"] is True
+    assert found.beside.link is not None
+    assert found.beside.link.facts.end is End.REFUSED
 
 
 def test_secrets_beside_a_picture_are_redacted(tmp_path: Path) -> None:
