@@ -82,23 +82,28 @@ def _tool_calls(turn: Turn, content: Content) -> list[Json]:
 
 
 def _tool_results(turn: Turn, content: Content) -> list[Json]:
-    """Each result once, with the round that called the tool and the time it took to come back."""
-    names: dict[str | None, str] = {
-        tool["id"]: str(tool.get("name"))
-        for call in turn.calls
-        for tool in content.get(call.id, {}).get("tool_calls") or ()
-        if tool.get("id")
-    }
-    found: dict[str, Json] = {}
+    """Each result once, with the round that called the tool and the time it took to come back.
+
+    A retry brings the same results again, and ids may begin anew in each answer: a result is
+    known by the call that asked for it, and its id or else its place.
+    """
+    askers: dict[str, Facts] = {}
+    names: dict[str | None, str] = {}
+    found: dict[tuple[UUID, str | int], Json] = {}
     before: Facts | None = None
     for call in turn.calls:
-        for number, output in enumerate(content.get(call.id, {}).get("outputs") or ()):
-            key = output["id"] or f"{call.id}/{number}"
-            if before is not None and len(found) < RESULTS_MAX:
-                name = names.get(output["id"]) or output["name"] or _only_name(before)
-                found.setdefault(key, _tool_result(output, name, before, call, turn))
+        row = content.get(call.id, {})
+        for number, output in enumerate(row.get("outputs") or ()):
+            asker = askers.get(output["id"], before)
+            if asker is not None and len(found) < RESULTS_MAX:
+                name = names.get(output["id"]) or output["name"] or _only_name(asker)
+                result = _tool_result(output, name, asker, call, turn)
+                found.setdefault((asker.id, output["id"] or number), result)
+        tools = {tool["id"]: tool for tool in row.get("tool_calls") or () if tool.get("id")}
+        names |= {id: str(tool.get("name")) for id, tool in tools.items()}
         if call.end.is_answer:
-            before = call
+            askers |= dict.fromkeys(tools, call)
+            before = call if call.open_tools or before is None or not before.open_tools else before
     return list(found.values())
 
 

@@ -169,7 +169,7 @@ class _Book:
         """The call with the longest history in common whose answer this one holds."""
         if call.previous:
             named = self._by_key.get(call.previous, ())
-            if found := self._best(call, named, frozenset(), is_typed=True):
+            if found := self._best(call, named, is_typed=True):
                 return _Match(found, call.kinds, "previous response")
         tools: dict[int, set[str]] = defaultdict(set)
         for after, id in call.seen:
@@ -178,12 +178,12 @@ class _Book:
         for after in range(max(length, *tools, 0) + 1 if tools else length):
             ids = frozenset(tools.get(after, ()))
             candidates = [p for id in ids for p in self._by_key.get(id, ())]
+            same: list[Facts] = []
             if after < length:
                 digest = call.chain[length - 1 - after]
-                candidates += self._by_key.get(digest, ())
-                candidates += self._unanswered(call, digest, after)
+                same = [*self._by_key.get(digest, ()), *self._unanswered(call, digest, after)]
             added = call.kinds[max(0, length - after) :]
-            if found := self._best(call, candidates, ids, is_typed="u" in added):
+            if found := self._best(call, candidates, ids, same, is_typed="u" in added):
                 has_id = any(tool.id in ids for tool in found.calls)
                 return _Match(found, added, "tool call id" if has_id else "history")
             if after == 0 and (found := self._added_to(call)):
@@ -193,7 +193,7 @@ class _Book:
     def _added_to(self, call: Facts) -> Facts | None:
         """A call without an answer to whose message this one adds a text."""
         for digest in call.beginnings:
-            found = self._best(call, self._unanswered(call, digest, 1), frozenset(), is_typed=True)
+            found = self._best(call, self._unanswered(call, digest, 1), is_typed=True)
             if found is not None:
                 return found
         return None
@@ -216,17 +216,25 @@ class _Book:
                 yield earlier
 
     def _best(
-        self, call: Facts, candidates: Iterable[Facts], ids: frozenset[str], *, is_typed: bool
+        self,
+        call: Facts,
+        candidates: Iterable[Facts],
+        ids: frozenset[str] = frozenset(),
+        same: Sequence[Facts] = (),
+        *,
+        is_typed: bool,
     ) -> Facts | None:
-        """The likeliest of several. Programs that are alike take turns; a person goes on with
-        what came last."""
-        fitting = [other for other in candidates if self._may_follow(call, other)]
+        """The likeliest of several, those in `same` having the whole history in common. Programs
+        that are alike take turns; a person goes on with what came last."""
+        fitting = [other for other in (*candidates, *same) if self._may_follow(call, other)]
+        is_same = {other.id for other in same}
 
-        def rank(other: Facts) -> tuple[bool, bool, bool, bool, float, object]:
+        def rank(other: Facts) -> tuple[bool, bool, bool, bool, bool, float, object]:
             waited = call.created_at - other.ended_at
             is_fresh = timedelta(0) <= waited <= FRESH and not is_typed
             return (
                 any(tool.id in ids for tool in other.calls),
+                other.id in is_same,  # some servers number their ids anew in each conversation
                 other.setting == call.setting,
                 not self._is_continued(other),
                 is_fresh,

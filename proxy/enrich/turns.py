@@ -7,7 +7,7 @@ person has arrived or the turn has been idle; `AT_ONCE` names the endings that n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -40,16 +40,6 @@ def idle_at(turn: Turn, settings: Turns) -> datetime:
 def tool_call_count(turn: Turn) -> int:
     """All tool calls of the turn, the provider's own included; those of failed calls never ran."""
     return sum(len(call.calls) for call in _answered(turn))
-
-
-def results(turn: Turn) -> Iterator[tuple[Facts, ToolResult]]:
-    """The results that came back, each with the call whose request brought it."""
-    seen: set[str] = set()
-    for call in turn.calls[1:]:
-        for result in call.results:
-            if result.id is None or result.id not in seen:
-                seen.add(result.id or "")
-                yield call, result
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class Talk:
     session: str | None = None
     at: datetime = BEGIN
     has_ids: bool = True
+    only_id: str | None = None  # of every call: some servers number them anew in each answer
     records: list[TelemetryRecord] = field(default_factory=list)
     messages: list[Any] = field(default_factory=list)
     typed: str | None = None
@@ -60,7 +61,7 @@ class Talk:
         """Send the history; where the answer is whole, it becomes part of it."""
         number = next(_ids)
         calls = [
-            {"id": f"call_{number}_{n}" if self.has_ids else None, "name": name, "arguments": given}
+            {"id": self._id(number, n), "name": name, "arguments": given}
             for n, (name, given) in enumerate(tools)
         ]
         usual = {
@@ -88,6 +89,9 @@ class Talk:
             self.messages.append(_as_message(text, calls))
         return self
 
+    def _id(self, number: int, position: int) -> str | None:
+        return (self.only_id or f"call_{number}_{position}") if self.has_ids else None
+
     def results(self, *outputs: str) -> Talk:
         """Answer the tool calls of the last message."""
         for call, output in zip(self.messages[-1]["tool_calls"], outputs, strict=True):
@@ -100,7 +104,8 @@ class Talk:
 
     def branch(self, session: str | None = None) -> Talk:
         """Another agent that continues the same history, not counted in `records`."""
-        return Talk(session or self.session, self.at, self.has_ids, [], deepcopy(self.messages))
+        told = deepcopy(self.messages)
+        return Talk(session or self.session, self.at, self.has_ids, self.only_id, [], told)
 
 
 def _as_message(text: str | None, calls: list[dict[str, Any]]) -> dict[str, Any]:

@@ -237,6 +237,29 @@ async def test_a_summary_holds_what_came_back_from_the_tools(dsn):
     assert row["created_at"] == talk.records[-1].created_at + timedelta(seconds=1, microseconds=1)
 
 
+async def test_results_whose_ids_begin_anew_in_each_round_are_all_kept(dsn):
+    talk = Talk("s", only_id="call_0").user("one")
+    for name in ("read", "grep", "read"):
+        talk.call("hm", [(name, {"for": name})]).results(f"found by {name}")
+    _, (row,) = await linked(dsn, talk.call("done").records, random.Random(2))
+    results = json.loads(row["tool_results"])
+    assert [(r["id"], r["name"], r["round"], r["output"]) for r in results] == [
+        ("call_0", "read", 1, "found by read"),
+        ("call_0", "grep", 2, "found by grep"),
+        ("call_0", "read", 3, "found by read"),
+    ]
+
+
+async def test_results_without_ids_are_kept_once_however_often_they_were_sent(dsn):
+    talk = Talk("s", has_ids=False).user("one").call("hm", [("read", {}), ("grep", {})])
+    talk.results("line", "Error: bad pattern")
+    talk.call(None, outcome="upstream_error").call(None, outcome="upstream_error").call("done")
+    _, (row,) = await linked(dsn, talk.records, random.Random(4))
+    results = json.loads(row["tool_results"])
+    assert [(r["round"], r["output"]) for r in results] == [(1, "line"), (1, "Error: bad pattern")]
+    assert [r["latency_ms"] for r in results] == [1000, 1000]
+
+
 async def test_a_row_of_a_socket_keeps_the_socket_as_its_parent(dsn):
     socket = UUID(int=7)
     talk = Talk("s").user("one").call("hm", [("read", {})]).results("ok")

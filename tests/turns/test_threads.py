@@ -45,6 +45,28 @@ def test_conversations_that_begin_with_the_same_words_stay_apart(has_ids):
         assert {found.placements[r.id].session for r in talk.records} == {str(talk.records[0].id)}
 
 
+def test_ids_that_begin_anew_in_each_conversation_do_not_mix_them_up():
+    talks = [Talk(only_id="functions.read:0").wait(n / 10).user(f"find {n}") for n in range(4)]
+    for number, talk in enumerate(talks):
+        talk.call(None, [("read", {"p": number})])
+    for number, talk in enumerate(reversed(talks)):
+        talk.wait(number).results("ok").call("done")
+    found = judged(*talks)
+    for talk in talks:
+        assert {found.placements[r.id].session for r in talk.records} == {str(talk.records[0].id)}
+
+
+def test_ids_that_begin_anew_in_each_answer_do_not_mix_up_rounds():
+    talk = Talk("s", only_id="call_0").user("one")
+    for number in range(3):
+        talk.call(None, [("read", {"p": number})]).results(f"ok {number}")
+    other = talk.branch()
+    talk.call("done")
+    found = judged(talk, other.wait(5).call("done otherwise"))
+    assert turns_and_rounds(found)[-1] == (0, 4)
+    assert found.placements[other.records[0].id].parent == talk.records[3].id  # its twin
+
+
 def test_like_conversations_take_turns():
     talks = [Talk(has_ids=False).wait(n / 10).user("hi").call("hm", [("read", {})]) for n in (0, 1)]
     for talk in talks:
