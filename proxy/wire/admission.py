@@ -197,12 +197,7 @@ class Admission:
             presented += [
                 credentials.without_scheme(value) for name, _, value in fields if name in own
             ]
-            presented += [
-                key
-                for name, _, value in fields
-                if name == credentials.PROTOCOLS
-                for key in credentials.protocol_keys(value)
-            ]
+            presented += credentials.protocol_keys(fields)
             presented += [
                 value
                 for name, value in credentials.parameters(route.query)

@@ -8,7 +8,7 @@ it in bodies. Values under 16 characters are placeholders such as `test` and are
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from hashlib import blake2b
 from urllib.parse import unquote_to_bytes
 
@@ -29,6 +29,11 @@ _SECRET_NAME = re.compile(
 # Named like a secret, and none.
 _OPEN_NAMES = frozenset({b"idempotency-key", b"x-idempotency-key", b"sec-websocket-key"})
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.$-]{1,40}")
+# A subprotocol that says of the next one that it is a key, as `bearer` and `access_token` do.
+_ANNOUNCING = re.compile(
+    rb"(?:^|[-_])(?:auth|authorization|basic|bearer|credentials?|jwt|password|secret"
+    rb"|[a-z]*key|[a-z]*token)$"
+)
 _SCHEME = re.compile(rb"(?i)(?:bearer|basic|token)\s+")
 
 # Query parameters of model calls that carry no secret; every other value is masked in the record.
@@ -41,11 +46,10 @@ def in_head(fields: Fields, query: bytes | None) -> tuple[bytes, ...]:
     """Every credential of a request's head, without its scheme, in order, once each."""
     found: dict[bytes, None] = {}
     for name, _, value in fields:
-        if name == PROTOCOLS:
-            found.update(dict.fromkeys(protocol_keys(value)))
-        elif name not in _OPEN_NAMES and _SECRET_NAME.search(name):
+        if name not in _OPEN_NAMES and _SECRET_NAME.search(name):
             parts = _cookie_values(value) if b"cookie" in name else (without_scheme(value),)
             found.update(dict.fromkeys(parts))
+    found.update(dict.fromkeys(protocol_keys(fields)))
     for name, value in parameters(query):
         if name.lower() not in KEPT_PARAMETERS:
             found[unquote_to_bytes(value)] = None
@@ -105,24 +109,44 @@ def without_key_parameter(query: bytes | None) -> bytes | None:
     return b"&".join(kept) or None
 
 
-def protocol_keys(value: bytes) -> list[bytes]:
+def protocol_keys(fields: Fields) -> list[bytes]:
     """Keys offered as subprotocols of a WebSocket, where a browser cannot set a header.
 
-    `realtime, openai-insecure-api-key.KEY`: OpenAI's Realtime reads the part behind the dot.
+    `realtime, openai-insecure-api-key.KEY`: OpenAI's Realtime reads the part behind the dot;
+    `token, KEY` or `bearer, KEY`: Deepgram and others read the offer behind the word.
     """
-    return [key for part in value.split(b",") if (key := _protocol_key(part))]
+    keys = []
+    is_announced = False
+    lines = (value for name, _, value in fields if name == PROTOCOLS)  # one list, RFC 9110 §5.3
+    for offer in filter(None, map(bytes.strip, b",".join(lines).split(b","))):
+        if key := offer if is_announced else _key_within(offer):
+            keys.append(key)
+        is_word = not is_announced or len(offer) < SECRET_BYTES_MIN
+        is_announced = is_word and _announces(offer)
+    return keys
 
 
-def without_protocol_keys(value: bytes) -> bytes:
-    """The subprotocols without the agent's own key; unchanged where there is none."""
+def without_protocol_keys(value: bytes, keys: Collection[bytes]) -> bytes:
+    """A line of subprotocols without these keys and the words for them; else unchanged."""
     offered = value.split(b",")
-    kept = [part for part in offered if not _protocol_key(part)]
+    kept = [part for part in offered if not _is_for_key(part.strip(), keys)]
     return value if len(kept) == len(offered) else b",".join(kept).strip()
 
 
-def _protocol_key(part: bytes) -> bytes:
-    name, _, key = part.strip().partition(b".")
-    return key if _SECRET_NAME.search(name.lower()) else b""
+def _is_for_key(offer: bytes, keys: Collection[bytes]) -> bool:
+    return offer in keys or bool(_key_within(offer)) or _announces(offer)
+
+
+def _key_within(offer: bytes) -> bytes:
+    """The key that one offer holds: behind its name and a dot, or behind a scheme."""
+    name, _, key = offer.partition(b".")
+    if _SECRET_NAME.search(name.lower()) or _announces(name):
+        return key
+    return b"" if (bare := without_scheme(offer)) == offer else bare
+
+
+def _announces(offer: bytes) -> bool:
+    return _ANNOUNCING.search(offer.lower()) is not None
 
 
 def _cookie_values(value: bytes) -> list[bytes]:

@@ -23,7 +23,13 @@ from proxy.labels import (
     TURN,
     TURN_INTENT,
 )
-from proxy.wire.credentials import KEY_HEADERS, PROTOCOLS, masked, without_protocol_keys
+from proxy.wire.credentials import (
+    KEY_HEADERS,
+    PROTOCOLS,
+    masked,
+    protocol_keys,
+    without_protocol_keys,
+)
 from proxy.wire.fields import Fields, first, text
 
 ID = b"x-agent-telemetry-id"
@@ -99,15 +105,17 @@ def to_upstream(
     `key` is the name and value of the configured credential, which replaces the agent's own.
     """
     dropped = HOP_BY_HOP | _named_by_connection(fields)
+    offered_keys = []
     if key is not None:
         dropped = dropped | KEY_HEADERS | {key[0]}
+        offered_keys = protocol_keys(fields)
     lines = []
     is_chunked = False
     for name, raw_name, value in fields:
         if name == b"host":
             lines.append(b"%b: %b\r\n" % (raw_name, host))
-        elif name == PROTOCOLS and key is not None:
-            if kept := without_protocol_keys(value):
+        elif name == PROTOCOLS and offered_keys:
+            if kept := without_protocol_keys(value, offered_keys):
                 lines.append(b"%b: %b\r\n" % (raw_name, kept))
         elif name not in dropped and not name.startswith(_OWN_PREFIX):
             lines.append(b"%b: %b\r\n" % (raw_name, value))

@@ -40,7 +40,8 @@ class Socket:
 
 def socket(number: int) -> Socket:
     """The n-th socket: Responses and Realtime in turn, each third compressed."""
-    authorization, protocol_key, parameter, token = (some(rng.randint(20, 60)) for _ in range(4))
+    lengths = (rng.randint(20, 60) for _ in range(5))
+    authorization, protocol_key, parameter, token, other_key = map(some, lengths)
     shapes = iter([SHAPES[(number + n) % len(SHAPES)]() for n in range(12)])
     own = f"{authorization} and {protocol_key}"
     is_realtime = number % 2 == 1
@@ -50,12 +51,20 @@ def socket(number: int) -> Socket:
     turns = make(given | told, own, fails=number % 4 >= 2)
     return Socket(
         f"/t/{token}/live/v1/{'realtime' if is_realtime else 'responses'}?trace={parameter}",
-        {"authorization": f"Bearer {authorization}", "x-socket": str(number)},
-        ["realtime", KEY_PROTOCOL + protocol_key] if is_realtime else [KEY_PROTOCOL + protocol_key],
+        {
+            "authorization": f"Bearer {authorization}",
+            "x-socket": str(number),
+            "x-telemetry-label-note": f"with {other_key}",
+        },
+        [
+            *(["realtime"] if is_realtime else []),
+            *((f"{KEY_PROTOCOL}{protocol_key}",) if number % 3 else ("bearer", protocol_key)),
+            *("access_token", other_key),
+        ],
         "deflate" if number % 3 == 0 else None,
         turns,
         sum(message["type"] == "response.create" for message, _ in turns),
-        [parameter, token],
+        [parameter, token, other_key],
         [authorization, protocol_key, *given.values(), *told.values()],
     )
 
@@ -164,8 +173,8 @@ def _fragments(event: Event) -> Iterator[str]:
     yield from parts(json.dumps(event))
 
 
-def _last_protocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    return next((name for name in offered if not name.startswith(KEY_PROTOCOL)), None)
+def _open_protocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    return next((name for name in offered if name == "realtime"), None)
 
 
 @asynccontextmanager
@@ -181,7 +190,7 @@ async def answering(sockets: list[Socket]) -> AsyncIterator[str]:
             for event in events:
                 await connection.send(_fragments(event))
 
-    async with serve(script, "127.0.0.1", 0, select_subprotocol=_last_protocol) as server:
+    async with serve(script, "127.0.0.1", 0, select_subprotocol=_open_protocol) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 

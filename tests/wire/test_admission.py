@@ -177,6 +177,10 @@ def test_the_strictest_word_for_the_call_decides_what_is_kept(raw, sections, con
             b"/bearer/v1/realtime",
             ((b"Sec-WebSocket-Protocol", b"realtime, openai-insecure-api-key." + TOKEN.encode()),),
         ),
+        (
+            b"/bearer/v1/realtime",
+            ((b"Sec-WebSocket-Protocol", b"realtime, bearer, " + TOKEN.encode()),),
+        ),
         (b"/keyed/x", ((b"authorization", b"Bearer " + TOKEN.encode()),)),
         (b"/keyed/x?key=" + TOKEN.encode(), ()),
         (b"/named/x", ((b"x-my-key", TOKEN.encode()),)),

@@ -39,10 +39,23 @@ KEY = b"sk-ant-0123456789abcdef"
         (b"x-telemetry-token", KEY),
         (b"Sec-WebSocket-Protocol", b"realtime, openai-insecure-api-key." + KEY),
         (b"Sec-WebSocket-Protocol", b"OpenAI-Ephemeral-Token." + KEY + b" ,realtime.v1"),
+        (b"Sec-WebSocket-Protocol", b"bearer, " + KEY),
+        (b"Sec-WebSocket-Protocol", b"realtime, Token ," + KEY + b",realtime-of-some-version"),
+        (b"Sec-WebSocket-Protocol", b"access_token," + KEY),
+        (b"Sec-WebSocket-Protocol", b"x-api-key , " + KEY),
+        (b"Sec-WebSocket-Protocol", b"Authorization, bearer, " + KEY),
+        (b"Sec-WebSocket-Protocol", b"openai-insecure-api-key," + KEY),
+        (b"Sec-WebSocket-Protocol", b"jwt." + KEY),
+        (b"Sec-WebSocket-Protocol", b"realtime, Bearer " + KEY),
     ],
 )
 def test_a_credential_in_a_header_is_found_without_its_scheme(name, value):
     assert in_head(from_raw([(name, value)]), None) == (KEY,)
+
+
+def test_a_key_offered_in_a_line_of_its_own_is_found():
+    raw = [(b"Sec-WebSocket-Protocol", offer) for offer in (b"realtime, bearer", KEY, b"x" * 20)]
+    assert in_head(from_raw(raw), None) == (KEY,)
 
 
 @pytest.mark.parametrize("query", [b"key=", b"alt=sse&access_token=", b"SIG=", b"api-key=", b"u="])
@@ -62,6 +75,9 @@ def test_a_credential_in_the_query_is_found_as_sent_and_decoded():
     [
         ([(b"Authorization", b"Bearer test")], b"key=test"),
         ([(b"Idempotency-Key", KEY), (b"Sec-WebSocket-Key", KEY)], None),
+        ([(b"Sec-WebSocket-Protocol", b"bearer, test, a-subprotocol-of-a-long-name")], None),
+        ([(b"Sec-WebSocket-Protocol", b"openai-beta.realtime-v1, graphql-transport-ws")], None),
+        ([(b"Sec-WebSocket-Protocol", b"a-key.test, a-subprotocol-of-a-long-name, token")], None),
         ([(b"User-Agent", KEY), (b"session-id", KEY), (b"X-Request-Id", KEY)], None),
         ([], b"api-version=2026-01-01-preview-x&model=a-model-of-a-long-name"),
     ],

@@ -83,6 +83,9 @@ def test_the_configured_key_replaces_whatever_key_the_agent_sent(agents):
         (b"realtime, openai-insecure-api-key.agents-own, v1.x", b"realtime, v1.x"),
         (b"OpenAI-Ephemeral-Token.agents-own", None),
         (b"realtime ,  graphql-ws", b"realtime ,  graphql-ws"),
+        (b"realtime, bearer, agents-own, v1.x", b"realtime, v1.x"),
+        (b"access_token,agents-own", None),
+        (b"realtime ,token", b"realtime ,token"),
     ],
 )
 def test_a_key_offered_as_a_subprotocol_is_replaced_too(offered, forwarded):
@@ -93,6 +96,13 @@ def test_a_key_offered_as_a_subprotocol_is_replaced_too(offered, forwarded):
     assert to_upstream(fields, b"x", ours) == [b"Host: x\r\n", *kept, key_line]
     theirs = b"Sec-WebSocket-Protocol: " + offered + b"\r\n"
     assert to_upstream(fields, b"x", None) == [b"Host: x\r\n", theirs]
+
+
+def test_a_key_offered_in_a_line_of_its_own_is_replaced_too():
+    offered = [(b"sec-websocket-protocol", offer) for offer in (b"a, token", b"agents-own", b"b")]
+    lines = to_upstream(from_raw(offered), b"x", (b"x-api-key", b"ours"))
+    kept = [b"sec-websocket-protocol: a\r\n", b"sec-websocket-protocol: b\r\n"]
+    assert lines == [b"Host: x\r\n", *kept, b"x-api-key: ours\r\n"]
 
 
 def test_an_upgrade_is_forwarded_as_a_websocket():
