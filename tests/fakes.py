@@ -21,6 +21,13 @@ from proxy.exchange import AnswerHead, End, Exchange, Piece, Start
 PATIENCE_S = 10.0
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop turn until something holds that no event tells of."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0)
+
+
 class MemorySink:
     """Keeps exchanges in memory; can be full, refuse, or break its promise and raise."""
 
@@ -233,6 +240,11 @@ class Upstream:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._failure is not None:
             raise self._failure
+
+    async def until_left(self) -> None:
+        """Wait until each connection that was made has been served to its end."""
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.wait(self._tasks)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

@@ -400,46 +400,40 @@ async def test_a_broken_request_body_is_a_bad_request():
 @pytest.mark.parametrize("is_quiet", [True, False])
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_an_agent_that_leaves_ends_the_upstreams_call(is_quiet, how):
-    gone = asyncio.Event()
-
     async def script(peer: Peer) -> None:
-        try:
-            await peer.message()
-            await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
-            if is_quiet:
-                await peer.until_gone()
-            while True:
-                await peer.send(b"3\r\nabc\r\n")
-                await asyncio.sleep(0)
-        finally:
-            gone.set()
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        if is_quiet:
+            await peer.until_gone()
+        while True:
+            await peer.send(b"3\r\nabc\r\n")
+            await asyncio.sleep(0)
 
     async with stand(script) as s:
         await s.agent.send(post(CHAT))
         await s.agent.head()
         assert (await s.agent.chunk()).startswith(b"abc")
         getattr(s.agent, how)()
-        await asyncio.wait_for(gone.wait(), 10)
+        await s.upstream.until_left()
         await s.sink.until_ended()
     assert s.sink.only.end.outcome is Outcome.CLIENT_DISCONNECTED
     assert s.sink.only.response_body.startswith(b"abc")
 
 
 async def test_an_agent_that_leaves_before_the_answer_ends_the_upstreams_call():
-    asked, gone = asyncio.Event(), asyncio.Event()
+    asked = asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.message()
         asked.set()
         await peer.until_gone()
-        gone.set()
 
     async with stand(script) as s:
         await s.agent.send(post(CHAT))
         await asyncio.wait_for(asked.wait(), 10)
         assert s.sink.order == ["start", "request"]
         s.agent.close()
-        await asyncio.wait_for(gone.wait(), 10)
+        await s.upstream.until_left()
         await s.sink.until_ended()
     assert s.sink.only.end.outcome is Outcome.CLIENT_DISCONNECTED
     assert s.sink.only.head is None
@@ -462,18 +456,15 @@ async def test_an_answer_that_comes_before_the_request_is_whole_is_relayed():
 
 
 async def test_a_whole_answer_to_an_unfinished_request_closes_both_connections():
-    finished = asyncio.Event()
-
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(whole(b"enough"))
         await peer.until_gone()
-        finished.set()
 
     async with stand(script) as s:
         await s.agent.send(post(CHAT, b"x" * 10)[:-5])
         assert (await s.agent.message()).body == b"enough"
-        await asyncio.wait_for(finished.wait(), 10)
+        await s.upstream.until_left()
         await s.agent.send(b"x" * 5)
         assert await s.agent.rest() == b""
 

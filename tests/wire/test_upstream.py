@@ -10,7 +10,7 @@ import trustme
 from proxy.errors import ConfigError
 from proxy.exchange import Outcome
 from proxy.wire import upstream as upstream_module
-from tests.fakes import MemorySink, Peer, Upstream, answering, chunked, connect, post, whole
+from tests.fakes import MemorySink, Peer, Upstream, answering, chunked, connect, post, until, whole
 from tests.wire.gateways import CHAT, config_of, running, stand
 
 
@@ -44,18 +44,15 @@ async def test_a_connection_in_doubt_is_never_used_again(answer):
 
 
 async def test_bytes_that_come_unasked_close_the_connection():
-    spoken = asyncio.Event()
-
     async def script(peer: Peer) -> None:
         await peer.message()
         await peer.send(whole(b"ok"))
         await peer.send(whole(b"poison"))
         await peer.until_gone()
-        spoken.set()
 
     async with stand(script) as s:
         assert (await ask(s)).body == b"ok"
-        await asyncio.wait_for(spoken.wait(), 10)
+        await s.upstream.until_left()
         assert (await ask(s)).body == b"ok"
         assert s.upstream.connections == 2
 
@@ -128,9 +125,7 @@ async def test_a_half_sent_request_on_a_stale_connection_is_sent_again():
     async with stand(each) as s:
         await ask(s)
         await s.agent.send(post(CHAT, b"abcdef")[:-3])
-        async with asyncio.timeout(10):
-            while s.upstream.connections < 2:
-                await asyncio.sleep(0)
+        await until(lambda: s.upstream.connections == 2)
         await s.agent.send(b"def")
         assert (await s.agent.message()).body == b"second"
     assert got[0].body == b"abcdef"
@@ -165,17 +160,15 @@ async def test_a_fresh_connection_that_breaks_is_not_retried():
 
 async def test_idle_connections_are_dropped_in_time(monkeypatch):
     monkeypatch.setattr(upstream_module, "IDLE_MAX_S", 0.02)
-    gone = asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.message()
         await peer.send(whole(b"ok"))
         await peer.until_gone()
-        gone.set()
 
     async with stand(script) as s:
         await ask(s)
-        await asyncio.wait_for(gone.wait(), 10)
+        await s.upstream.until_left()
 
 
 async def test_an_old_idle_connection_is_not_used(monkeypatch):

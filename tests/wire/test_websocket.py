@@ -138,14 +138,11 @@ async def test_bytes_sent_with_the_handshake_are_not_lost():
 
 @pytest.mark.parametrize("who", ["agent", "upstream"])
 async def test_when_one_side_is_gone_so_is_the_other(who):
-    gone = asyncio.Event()
-
     async def script(peer: Peer) -> None:
         await switched(peer)
         if who == "upstream":
             peer.reset()
         await peer.until_gone()
-        gone.set()
 
     async with stand(script) as s:
         await s.agent.send(UPGRADE)
@@ -154,7 +151,7 @@ async def test_when_one_side_is_gone_so_is_the_other(who):
             s.agent.reset()
         else:
             await s.agent.until_gone()
-        await asyncio.wait_for(gone.wait(), 10)
+        await s.upstream.until_left()
 
 
 async def test_an_upstream_that_ends_first_lets_the_agent_finish():
@@ -172,9 +169,7 @@ async def test_an_upstream_that_ends_first_lets_the_agent_finish():
         await s.agent.send(b"last words")
         s.agent.writer.write_eof()
         await s.agent.until_gone()
-        async with asyncio.timeout(10):
-            while not said:
-                await asyncio.sleep(0)
+        await s.upstream.until_left()
     assert said == [b"last words"]
 
 
