@@ -1,11 +1,10 @@
-"""Token estimates: the vocabulary offline, OpenAI's rules exactly, any input without a failure."""
+"""Token estimates: OpenAI's rules exactly, any input without a failure."""
 
 from __future__ import annotations
 
 import base64
 import json
 import random
-import socket
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +12,14 @@ from statistics import median
 from typing import Any
 
 import pytest
-import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiktoken_ext import openai_public
 
 from proxy.call import Answer, Json, ModelCall, Prompt, ToolCall
 from proxy.enrich import tokens as tokens_module
-from proxy.enrich import vocabulary
 from proxy.enrich.tokens import PIECE_CHARS, Estimate, TokenCounter
-from proxy.enrich.tool_schema import as_typescript
-from proxy.enrich.vocabulary import encoding, encoding_name
+from proxy.enrich.vocabulary import encoding
+from tests.enrich.test_tool_schema import WEATHER
 
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 IMAGE = (
@@ -47,58 +43,6 @@ def call(
 
 def prompt_tokens(*history: Json, endpoint: str = "chat.completions", **rest: Any) -> int:
     return TokenCounter().estimate_prompt(call(*history, **rest), endpoint)
-
-
-@pytest.mark.parametrize(
-    ("model", "name"),
-    [
-        ("gpt-4o-2024-08-06", "o200k_base"),
-        ("gpt-4.1-nano", "o200k_base"),
-        ("gpt-5-mini", "o200k_base"),
-        ("o3-mini", "o200k_base"),
-        ("gpt-4.5-preview", "o200k_base"),
-        ("claude-sonnet-4-5", "o200k_base"),
-        ("unknown", "o200k_base"),
-        ("gpt-4", "cl100k_base"),
-        ("gpt-4-0613", "cl100k_base"),
-        ("openai/gpt-4-turbo", "cl100k_base"),
-        ("gpt-3.5-turbo-0125", "cl100k_base"),
-        ("gpt-35-turbo", "cl100k_base"),
-        ("ft:gpt-3.5-turbo:acme", "cl100k_base"),
-        ("ft:gpt-4o:acme", "o200k_base"),
-    ],
-)
-def test_each_model_has_its_encoding(model: str, name: str) -> None:
-    assert encoding_name(model) == name
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "tokens"),
-    [
-        ("o200k_base", "hello world", [24912, 2375]),
-        ("cl100k_base", "hello world", [15339, 1917]),
-        ("o200k_base", "<|endoftext|>", [27, 91, 419, 1440, 919, 91, 29]),
-    ],
-)
-def test_shipped_vocabularies_encode_as_published(name: Any, text: str, tokens: list[int]) -> None:
-    assert encoding(name).encode(text, disallowed_special=()) == tokens
-
-
-def test_building_an_encoding_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("a connection was opened")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    loader = openai_public.load_tiktoken_bpe
-    fresh = vocabulary.encoding.__wrapped__("cl100k_base")
-    assert isinstance(fresh, tiktoken.Encoding)
-    assert fresh.n_vocab == 100_277
-    assert openai_public.load_tiktoken_bpe is loader
-
-
-def test_a_vocabulary_that_is_not_the_declared_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="cl100k_base"):
-        vocabulary._shipped("https://host/cl100k_base.tiktoken", "0" * 64)
 
 
 def test_text_in_pieces_counts_as_the_whole() -> None:
@@ -160,67 +104,6 @@ def test_other_ends_pass_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens_module, "encoding", lambda name: Broken(Stopped))
     with pytest.raises(Stopped):
         TokenCounter().count("x", "gpt-4o")
-
-
-WEATHER: Json = {
-    "type": "function",
-    "function": {
-        "name": "get_current_weather",
-        "description": "Get the current weather",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "location": {"type": "string", "description": "The city and state"},
-                "format": {"type": "string", "enum": ["celsius", "fahrenheit"]},
-                "days": {"type": "integer"},
-                "names": {"type": "array", "items": {"type": "string"}},
-                "any": {"type": "array"},
-                "either": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-                "both": {"type": ["string", "null"]},
-                "free": True,
-                "nested": {"type": "object", "properties": {"x": {"description": "deep"}}},
-            },
-            "required": ["location"],
-        },
-    },
-}
-
-
-def test_tools_are_rendered_as_typescript() -> None:
-    bare: Json = {"type": "function", "name": "now"}
-    assert as_typescript([WEATHER, bare, {"type": "web_search"}, "odd"]).splitlines() == [
-        "namespace functions {",
-        "",
-        "// Get the current weather",
-        "type get_current_weather = (_: {",
-        "// The city and state",
-        "location: string,",
-        'format?: "celsius" | "fahrenheit",',
-        "days?: number,",
-        "names?: string[],",
-        "any?: any[],",
-        "either?: string | null,",
-        "both?: string | null,",
-        "free?: any,",
-        "nested?: {",
-        "// deep",
-        "x?: any,",
-        "},",
-        "}) => any;",
-        "",
-        "type now = () => any;",
-        "",
-        "} // namespace functions",
-    ]
-    assert as_typescript([{"type": "web_search"}]) == ""
-
-
-def test_schemas_that_never_end_are_cut() -> None:
-    schema: Json = {"type": "string"}
-    for _ in range(500):
-        schema = {"type": "array", "items": schema}
-    tool: Json = {"name": "f", "parameters": {"properties": {"a": schema}, "required": 7}}
-    assert "any[][]" in as_typescript([tool])
 
 
 def test_openai_messages_follow_the_cookbook() -> None:
