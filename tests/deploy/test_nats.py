@@ -10,17 +10,15 @@ import pytest
 
 from proxy.config import load
 from proxy.errors import ProxyError
-from proxy.exchange import Exchange, Start
-from proxy.fleet.consumer import Consumer
+from proxy.exchange import Labels
 from proxy.fleet.member import GATEWAY, RECORDER, Member
 from proxy.fleet.members import Members
-from proxy.fleet.message import Message
-from proxy.fleet.publisher import Packed, Publisher
+from proxy.fleet.publisher import Publisher
 from proxy.fleet.stream import ensure
 from tests.deploy.test_deploy import DEPLOY, IMAGE, documents, documents_with
 from tests.e2e.stack import until
+from tests.fleet.messages import consuming, packed, taken
 from tests.fleet.servers import Servers, connected, needs_nats
-from tests.fleet.test_stream import taken
 
 NATS = DEPLOY / "nats"
 MANIFESTS = sorted(NATS.glob("*.yaml"))
@@ -67,12 +65,6 @@ def test_settings_are_a_valid_configuration(role, tmp_path):
     assert mounts == {str(config.data_dir), "/tmp", secrets}
 
 
-def packed(size_bytes: int) -> Packed:
-    start = Start(uuid4(), 0, "openai", "openai", "responses", "POST", "/")
-    body = b"".join(uuid4().bytes for _ in range(size_bytes // 16))
-    return Packed(start.id, "shop", False, Message(Exchange(start, body)).to_bytes())
-
-
 @needs_nats
 async def test_the_users_may_do_what_they_have_to_and_no_more(tmp_path, monkeypatch):
     for role in ("SIDECAR", "RECORDER"):
@@ -97,22 +89,20 @@ async def test_the_users_may_do_what_they_have_to_and_no_more(tmp_path, monkeypa
 
 async def _work(own, central, sidecar, recorder) -> None:
     publisher = Publisher(own, sidecar)
-    await publisher.publish(packed(100))
-    await publisher.publish(packed(2_000_000))
-    consumer = Consumer(central, recorder, 10)
-    consumer.start()
-    found = await taken(consumer, 2)
-    await consumer.acknowledge(found[:1])
-    await consumer.set_aside(found[1:], "refused")
+    for size_bytes in (100, 2_000_000):
+        await publisher.publish(packed(size_bytes, labels=Labels(project="shop")))
+    async with consuming(central, recorder, 10) as consumer:
+        found = await taken(consumer, 2)
+        await consumer.acknowledge(found[:1])
+        await consumer.set_aside(found[1:], "refused")
 
-    async def gone() -> bool:
-        with contextlib.suppress(ProxyError):
-            fleet = await Members(central, recorder).read()
-            return (fleet.messages_in_stream, fleet.large_bytes, fleet.set_aside) == (0, 0, 1)
-        return False
+        async def gone() -> bool:
+            with contextlib.suppress(ProxyError):
+                fleet = await Members(central, recorder).read()
+                return (fleet.messages_in_stream, fleet.large_bytes, fleet.set_aside) == (0, 0, 1)
+            return False
 
-    await until(gone, "everything is acknowledged and cleaned")
-    await consumer.close()
+        await until(gone, "everything is acknowledged and cleaned")
     for members, role in ((Members(own, sidecar), GATEWAY), (Members(central, recorder), RECORDER)):
         member = Member(role, str(uuid4()), "h", "1", datetime.now(UTC) - timedelta(days=2))
         await members.say(member)

@@ -13,15 +13,14 @@ from nats.js.api import ConsumerInfo
 
 from proxy.config import Nats
 from proxy.fleet import connection as connecting
-from proxy.fleet import consumer as consuming
-from proxy.fleet.consumer import Consumer
+from proxy.fleet import consumer as consumer_module
 from proxy.fleet.publisher import Publisher
 from proxy.fleet.received import Received
 from proxy.fleet.stranded import Stranded, settled_to
 from proxy.fleet.stream import ensure, set_aside_bucket
 from tests.e2e.stack import until
+from tests.fleet.messages import consuming, left, packed, taken, until_left
 from tests.fleet.servers import Servers, connected, needs_nats
-from tests.fleet.test_stream import left, packed, taken, until_left
 
 pytestmark = needs_nats
 
@@ -30,18 +29,13 @@ SIZES = 10, 2 * 1024 * 1024  # the second goes through the object store
 
 @pytest.fixture
 def looks_often(monkeypatch):
-    monkeypatch.setattr(consuming, "STRANDED_S", 0.2)
+    monkeypatch.setattr(consumer_module, "STRANDED_S", 0.2)
 
 
 @asynccontextmanager
 async def consumer_of(settings):
-    async with connected(settings) as connection:
-        consumer = Consumer(connection, settings, 100)
-        consumer.start()
-        try:
-            yield connection, consumer
-        finally:
-            await consumer.close()
+    async with connected(settings) as connection, consuming(connection, settings) as consumer:
+        yield connection, consumer
 
 
 def ended(servers: Servers) -> None:
@@ -119,7 +113,7 @@ async def test_what_came_back_is_fetched_once_while_it_is_in_hand(tmp_path, look
 
             async def long_after() -> bool:
                 assert stats["in_bytes"] < before + size, "it was fetched again"
-                return loop.time() > began + looks * consuming.STRANDED_S
+                return loop.time() > began + looks * consumer_module.STRANDED_S
 
             await until(long_after, "ten looks are due")
             await consumer.acknowledge([held])
@@ -143,7 +137,7 @@ async def test_a_refused_look_is_said_once(nats, looks_often, caplog):
         began = loop.time()
 
         async def long_after() -> bool:
-            return loop.time() > began + 5 * consuming.STRANDED_S
+            return loop.time() > began + 5 * consumer_module.STRANDED_S
 
         await until(long_after, "five more looks are due")
         (line,) = said()

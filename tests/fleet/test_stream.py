@@ -1,94 +1,23 @@
-"""The stream on a real server: kept until acknowledged, shared, versioned, bounded, guarded."""
+"""The stream on a real server: kept until acknowledged, shared, versioned, bounded."""
 
 import asyncio
-import contextlib
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-import trustme
 from nats.errors import ConnectionClosedError
 
-from proxy.config import Config, Nats
-from proxy.doctor import examined
-from proxy.errors import ConfigError, StreamMisconfigured, StreamUnavailable
-from proxy.exchange import Exchange, Start
-from proxy.fleet import connection as connecting
-from proxy.fleet import departed
-from proxy.fleet.connection import Connection, validate
+from proxy.errors import StreamMisconfigured, StreamUnavailable
 from proxy.fleet.consumer import Consumer
 from proxy.fleet.large import ORPHAN_AGE, LargeStore
-from proxy.fleet.member import GATEWAY, Member
 from proxy.fleet.members import Members
-from proxy.fleet.message import Message
-from proxy.fleet.publisher import Packed, Publisher
-from proxy.fleet.received import Received
+from proxy.fleet.publisher import Publisher
 from proxy.fleet.stream import check, consumer_name, ensure, set_aside_bucket
 from tests.e2e.stack import until
+from tests.fleet.messages import consuming, left, packed, taken, until_left
 from tests.fleet.servers import Servers, connected, needs_nats, wait_for
 
 pytestmark = needs_nats
-
-
-def packed(size_bytes: int = 10, **more) -> Packed:
-    id = uuid4()
-    start = Start(id, 0, "openai", "openai", "responses", "POST", "/", **more)
-    # What cannot be compressed, so that the size is what travels.
-    body = b"".join(uuid4().bytes for _ in range(-(-size_bytes // 16)))
-    is_part = start.socket is not None
-    return Packed(id, start.labels.project, is_part, Message(Exchange(start, body)).to_bytes())
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """Nobody who will be refused has to be waited for."""
-    monkeypatch.setattr(connecting, "CONNECT_S", 1.0)
-
-
-@pytest.fixture
-def settings(nats):
-    return Nats(**nats)
-
-
-@pytest.fixture
-async def connection(settings):
-    async with connected(settings) as found:
-        await ensure(found, settings)
-        yield found
-
-
-@contextlib.asynccontextmanager
-async def consuming(connection, settings, ahead_max=100):
-    consumer = Consumer(connection, settings, ahead_max)
-    consumer.start()
-    try:
-        yield consumer
-    finally:
-        await consumer.close()
-
-
-async def taken(consumer, count: int) -> list[Received]:
-    """The next messages, so many."""
-    found: list[Received] = []
-
-    async def enough() -> bool:
-        found.extend(await consumer.read(count - len(found), 2**30))
-        return len(found) >= count
-
-    await until(enough, f"{count} messages arrive")
-    return found
-
-
-async def left(connection, settings) -> int:
-    return (await connection.js.stream_info(settings.stream)).state.messages
-
-
-async def until_left(connection, settings, count: int) -> None:
-    async def so() -> bool:
-        return await left(connection, settings) == count
-
-    await until(so, f"{count} messages are left")
 
 
 async def test_what_exists_is_left_and_what_may_change_is_changed(connection, settings):
@@ -346,176 +275,6 @@ async def test_a_full_stream_refuses_and_takes_again(connection, settings):
         await publisher.publish(refused)
         (found,) = await taken(consumer, 1)
         assert found.id == refused.id
-
-
-async def test_members_speak_and_are_added_up(connection, settings):
-    members = Members(connection, settings)
-    assert (await members.read()).members == ()
-    now = datetime.now(UTC)
-    for id, forwarded in (("a", 5), ("b", 7)):
-        for captured in (1, 10):  # the last word counts
-            member = Member(
-                GATEWAY,
-                id,
-                "h",
-                "1",
-                now,
-                captured,
-                forwarded,
-                1,
-                {"damaged": 1},
-                oldest_waiting_at=now,
-            )
-            await members.say(member)
-    await members.say(Member("recorder", "r", "h", "1", now - timedelta(minutes=5), stored=3))
-    await Publisher(connection, settings).publish(packed())
-    fleet = await members.read()
-    assert [(m.role, m.is_silent) for m in fleet.members] == [
-        ("gateway", False),
-        ("gateway", False),
-        ("recorder", True),
-    ]
-    assert (fleet.captured, fleet.stored, fleet.quarantined) == (20, 11, 2)
-    assert (fleet.lost, fleet.waiting) == ({"damaged": 2}, 5)
-    assert fleet.oldest_waiting_at == now
-    await members.leave(fleet.recorders[0])
-    assert (await members.read()).recorders == []
-
-
-async def test_the_doctor_names_who_is_silent_and_what_is_too_new(
-    connection, settings, nats, tmp_path, dsn
-):
-    sections = {"spool": {"transport": "nats"}, "nats": nats, "store": {"dsn": dsn}}
-    config, since = Config(data_dir=tmp_path, **sections), datetime.now(UTC)
-    assert await examined(config, since) == []
-    silent = since - timedelta(hours=1)
-    await Members(connection, settings).say(Member(GATEWAY, "a", "h", "1", silent, 5, 3))
-    await connection.js.publish(f"{settings.subject_prefix}.v2.call._", b"")
-    found = {each.name: each.calls for each in await examined(config, since)}
-    assert found == {"silent members": 2, "newer messages": 1}
-    away = config.model_copy(update={"nats": Nats(servers=("nats://127.0.0.1:1",))})
-    (finding,) = await examined(away, since)
-    assert (finding.name, "127.0.0.1:1" in finding.remedy) == ("fleet", True)
-
-
-async def test_gateways_that_are_gone_count_and_are_shown_no_more(connection, settings):
-    members, now = Members(connection, settings), datetime.now(UTC)
-    long_ago = now - timedelta(days=2)
-    await members.say(Member(GATEWAY, "here", "h", "1", now, 10, 8))
-    await members.say(Member(GATEWAY, "gone", "h", "1", long_ago, 100, 90, 1, {"damaged": 2}))
-    assert (await members.read()).waiting == 2 + 7
-    assert await members.depart(now) == 1
-    assert await members.depart(now) == 0
-    fleet = await members.read()
-    assert [each.id for each in fleet.members] == ["here"]
-    assert (fleet.captured, fleet.stored, fleet.quarantined) == (110, 98, 1)
-    assert (fleet.lost, fleet.waiting) == ({"damaged": 2, "gone": 7}, 2)
-    # It comes back after all, speaks, and is counted as itself: once, at every moment.
-    await members.say(Member(GATEWAY, "gone", "h", "1", now, 101, 90, 1, {"damaged": 2}))
-    assert (await members.read()).captured == 110
-    await members.come_back("gone")
-    fleet = await members.read()
-    assert (fleet.captured, fleet.lost, fleet.waiting) == (111, {"damaged": 2}, 2 + 8)
-    await members.come_back("gone")
-
-
-async def test_of_two_that_clear_away_one_does(connection, settings, monkeypatch):
-    members, now = Members(connection, settings), datetime.now(UTC)
-    for id in "abc":
-        await members.say(Member(GATEWAY, id, "h", "1", now - timedelta(days=2), 5, 5))
-    done = await asyncio.gather(*(Members(connection, settings).depart(now) for _ in range(5)))
-    assert max(done) == 3
-    assert (await members.read()).captured == 15
-
-
-def test_of_those_gone_longest_only_the_sums_are_kept(monkeypatch):
-    monkeypatch.setattr(departed, "KNOWN_MAX", 2)
-    gone = departed.Departed()
-    for number in range(5):
-        lost = {"damaged": 1}
-        member = Member(GATEWAY, str(number), "h", "1", datetime.now(UTC), 10, 5, 1, lost)
-        gone = gone.with_more([member])
-    again = departed.Departed.from_bytes(gone.to_bytes(), 7)
-    assert list(again.known) == ["3", "4"]
-    assert sum(each.captured for each in again.members) == 50
-    assert sum(each.lost["gone"] for each in again.members) == 15
-    assert not any(each.waiting for each in again.members)
-
-
-def test_a_member_of_a_later_version_is_understood_as_far_as_possible():
-    member = Member(GATEWAY, "a", "h", "9", datetime.now(UTC), captured=3)
-    later = member.to_bytes()[:-1] + b',"new":{"x":1}}'
-    assert Member.from_bytes(later) == member
-    assert Member.from_bytes(b"[]") is None
-
-
-@pytest.fixture
-def certificates(tmp_path):
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    for name in ("server", "client"):
-        made = authority.issue_cert("127.0.0.1", "localhost")
-        made.private_key_pem.write_to_path(tmp_path / f"{name}.key")
-        made.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
-    return tmp_path
-
-
-async def test_servers_are_known_by_their_certificate_and_know_ours(certificates: Path, impatient):
-    tls = (
-        f'tls {{ cert_file: "{certificates}/server.pem", key_file: "{certificates}/server.key", '
-        f'ca_file: "{certificates}/ca.pem", verify: true }}'
-    )
-    own = {
-        "ca_file": certificates / "ca.pem",
-        "cert_file": certificates / "client.pem",
-        "key_file": certificates / "client.key",
-    }
-    servers = Servers(certificates / "nats", 1, tls)
-    servers.start(0)
-    try:
-        await servers.until_ready(**own)
-        async with connected(servers.settings(**own)) as connection:
-            await Publisher(connection, servers.settings()).publish(packed())
-        for wrong in ({}, {"ca_file": own["ca_file"]}):
-            with pytest.raises((StreamUnavailable, StreamMisconfigured)):
-                await Connection.open(servers.settings(**wrong), "test")
-    finally:
-        servers.kill(0)
-
-
-@pytest.mark.parametrize(
-    ("guard", "right", "wrong"),
-    [
-        (
-            'authorization { user: "me", password: "let me in" }',
-            {"user": "me", "password": "let me in"},
-            {"user": "me", "password": "no"},
-        ),
-        ('authorization { token: "t0ken" }', {"token": "t0ken"}, {"token": "no"}),
-    ],
-)
-async def test_credentials_are_shown_and_a_refusal_is_told(
-    tmp_path, guard, right, wrong, impatient
-):
-    servers = Servers(tmp_path, 1, guard)
-    servers.start(0)
-    try:
-        await servers.until_ready(**right)
-        for given in (wrong, {}):
-            with pytest.raises(StreamMisconfigured, match=r"(?i)authorization"):
-                await Connection.open(servers.settings(**given), "test")
-    finally:
-        servers.kill(0)
-
-
-def test_a_certificate_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"nats\.ca_file"):
-        validate(Nats(ca_file=tmp_path / "none.pem"))
-
-
-async def test_where_nobody_answers_it_is_said_in_time(impatient):
-    with pytest.raises(StreamUnavailable, match=r"127\.0\.0\.1:1"):
-        await Connection.open(Nats(servers=("nats://127.0.0.1:1",)), "test")
 
 
 async def test_a_consumer_outlives_its_server(tmp_path):
