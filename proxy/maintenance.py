@@ -93,13 +93,9 @@ async def copy(config: Config, destination: str) -> list[Copied]:
 
 async def recompute_conversations(config: Config, since: datetime) -> TurnChanges:
     """Judge the turns since then again."""
-    async with opened(config) as store:
-        links = LinkStore(dsn_of(config))
+    async with opened(config) as store, LinkStore(dsn_of(config)) as links:
         with progress("turns", await count_calls(store, since)) as advance:
-            try:
-                return await recompute_turns(config, store, links, since, advance)
-            finally:
-                await links.close()
+            return await recompute_turns(config, store, links, since, advance)
 
 
 async def recompute(config: Config, since: datetime) -> Changes:
@@ -113,8 +109,5 @@ async def recompute(config: Config, since: datetime) -> Changes:
 
 
 async def _digests(config: Config) -> Digests:
-    links = LinkStore(dsn_of(config))
-    try:
+    async with LinkStore(dsn_of(config)) as links:
         return Digests(await links.secret())
-    finally:
-        await links.close()

@@ -38,12 +38,9 @@ async def rows(
 @contextlib.asynccontextmanager
 async def opened(config: Config) -> AsyncIterator[Store]:
     """The configured database; its errors say what to start."""
-    store = Store(dsn_of(config), config.store)
-    try:
+    async with Store(dsn_of(config), config.store) as store:
         with remedied(config):
             yield store
-    finally:
-        await store.close()
 
 
 @contextlib.contextmanager
@@ -59,15 +56,12 @@ def remedied(config: Config) -> Iterator[None]:
 
 async def is_ready(config: Config) -> bool:
     """Whether the database answers now and holds the table."""
-    store = Store(dsn_of(config))
-    try:
-        found = await store.fetch("SELECT to_regclass('agent_telemetry') IS NOT NULL AS found")
-    except (StoreUnavailable, StoreMisconfigured):
-        return False
-    else:
-        return bool(found[0]["found"])
-    finally:
-        await store.close()
+    async with Store(dsn_of(config)) as store:
+        try:
+            found = await store.fetch("SELECT to_regclass('agent_telemetry') IS NOT NULL AS found")
+        except (StoreUnavailable, StoreMisconfigured):
+            return False
+    return bool(found[0]["found"])
 
 
 def _remedy(config: Config) -> str:

@@ -10,12 +10,14 @@ import os
 import tempfile
 from pathlib import Path
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 
 from proxy.store.embedded import NAME, EmbeddedServer
+from proxy.store.links import LinkStore
 from proxy.store.migrate import migrate
+from proxy.store.postgres import Store
+from tests.database import connected
 from tests.fleet.servers import MAX_BYTES, Servers, needs_nats
 
 settings.register_profile("usual", deadline=None)  # no verdict depends on a machine's speed
@@ -84,6 +86,25 @@ def empty_dsn(postgres):
     _run(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture
+async def store(dsn):
+    async with Store(dsn) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def links(dsn):
+    async with LinkStore(dsn) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def connection(dsn):
+    """Somebody else's connection to the same database."""
+    async with connected(dsn) as opened:
+        yield opened
+
+
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory):
     """One server of NATS; each test worker has one."""
@@ -130,10 +151,7 @@ def _dsn_of(postgres, name):
 
 def _run(postgres, statement):
     async def run():
-        connection = await asyncpg.connect(postgres)
-        try:
+        async with connected(postgres) as connection:
             await connection.execute(statement)
-        finally:
-            await connection.close()
 
     asyncio.run(run())

@@ -19,7 +19,7 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -120,6 +120,12 @@ class Store:
     async def ping(self) -> None:
         """Return if the database answers a query now."""
         await self.fetch("SELECT 1")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
 
     async def close(self) -> None:
         for connection in (self._writer, self._reader):

@@ -28,11 +28,8 @@ def database(dsn):
 
     def use(work):
         async def used():
-            store = Store(dsn)
-            try:
+            async with Store(dsn) as store:
                 return await work(store)
-            finally:
-                await store.close()
 
         return asyncio.run(used())
 

@@ -41,14 +41,17 @@ def both(dsn, other_dsn, records):
     """The same conversations, linked, in two databases."""
 
     async def fill(target, history):
-        store, links = Store(target, config.Store(history=history)), LinkStore(target)
-        await store.execute("UPDATE agent_secrets SET value = 'one for both'")
-        await store.write(records, {row.id: Beside(link=link_of(row, DIGESTS)) for row in records})
-        await Linker(CONFIG, links, None).settle(LATER)
-        found = await store.fetch("SELECT count(*) AS n FROM agent_contexts")
-        assert (found[0]["n"] > 0) == (history == "shared")
-        await links.close()
-        await store.close()
+        async with (
+            Store(target, config.Store(history=history)) as store,
+            LinkStore(target) as links,
+        ):
+            await store.execute("UPDATE agent_secrets SET value = 'one for both'")
+            await store.write(
+                records, {row.id: Beside(link=link_of(row, DIGESTS)) for row in records}
+            )
+            await Linker(CONFIG, links, None).settle(LATER)
+            found = await store.fetch("SELECT count(*) AS n FROM agent_contexts")
+            assert (found[0]["n"] > 0) == (history == "shared")
 
     given = dict(zip(HISTORIES, (dsn, other_dsn), strict=True))
     for history, target in given.items():

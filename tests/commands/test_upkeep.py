@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-import asyncpg
 import pytest
 
 from proxy import config
@@ -24,6 +23,7 @@ from proxy.store.postgres import Store
 from proxy.store.reported import write_report
 from proxy.store.transfer import LOCK, transfer
 from tests.commands.test_maintenance import set_aside
+from tests.database import connected
 from tests.pipeline.exchanges import chat
 from tests.store.rows import NOW, record
 from tests.turns.scripts import DIGESTS, LATER
@@ -134,13 +134,12 @@ def test_purge_goes_on_over_many_batches(run, database):
 
 def test_purge_leaves_a_medium_that_a_writer_is_about_to_refer_to(run, database, filled, dsn):
     async def meanwhile():
-        writer = await asyncpg.connect(dsn)
-        key = bytes.fromhex(OWN.sha256)
-        async with writer.transaction():
-            await writer.fetch("SELECT FROM agent_blobs WHERE sha256 = $1 FOR KEY SHARE", key)
-            await asyncio.to_thread(run, "purge", "--project", "shop", "--yes")
-            assert await writer.fetchval("SELECT count(*) FROM agent_blobs") == 1
-        await writer.close()
+        async with connected(dsn) as writer:
+            key = bytes.fromhex(OWN.sha256)
+            async with writer.transaction():
+                await writer.fetch("SELECT FROM agent_blobs WHERE sha256 = $1 FOR KEY SHARE", key)
+                await asyncio.to_thread(run, "purge", "--project", "shop", "--yes")
+                assert await writer.fetchval("SELECT count(*) FROM agent_blobs") == 1
 
     asyncio.run(meanwhile())
 
@@ -149,8 +148,7 @@ def contents(dsn, names=(*TABLES, "agent_secrets")):
     """Every row of every table as text, in an order of its own."""
 
     async def read():
-        connection = await asyncpg.connect(dsn, server_settings={"timezone": "UTC"})
-        try:
+        async with connected(dsn, server_settings={"timezone": "UTC"}) as connection:
             return {
                 name: sorted(
                     row["row"]
@@ -158,8 +156,6 @@ def contents(dsn, names=(*TABLES, "agent_secrets")):
                 )
                 for name in names
             }
-        finally:
-            await connection.close()
 
     return asyncio.run(read())
 
@@ -171,9 +167,8 @@ def linked(database, filled, dsn):
         stored_talk(database, talk)
 
     async def link():
-        links = LinkStore(dsn)
-        await Linker(CONFIG, links, None).settle(LATER)
-        await links.close()
+        async with LinkStore(dsn) as links:
+            await Linker(CONFIG, links, None).settle(LATER)
 
     asyncio.run(link())
 
@@ -214,16 +209,13 @@ def test_a_copy_holds_no_lock_once_it_is_done(run, filled, dsn, other_dsn):
     run("copy", "--to", other_dsn)
 
     async def held():
-        watch = await asyncpg.connect(other_dsn)
-        await transfer(dsn, other_dsn, lambda rows: lambda done: None)
-        try:
+        async with connected(other_dsn) as watch:
+            await transfer(dsn, other_dsn, lambda rows: lambda done: None)
             return await watch.fetchval(
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1"
                 " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
                 LOCK,
             )
-        finally:
-            await watch.close()
 
     assert [asyncio.run(held()) for _ in range(10)] == [0] * 10
 
@@ -235,13 +227,12 @@ OF_SHARED = ("agent_messages", "agent_chains", "agent_contexts")
 async def shared_rows(dsn):
     """Conversations that share, of today, in tables of their own, and of long ago."""
     await Retention(dsn, SHARING).round(datetime.now(UTC))
-    store = Store(dsn, SHARING)
-    rows = [
-        replace(row, created_at=row.created_at if n % 2 else datetime.now(UTC))
-        for n, row in enumerate(row for talk in conversations() for row in talk.records)
-    ]
-    await store.write(rows)
-    await store.close()
+    async with Store(dsn, SHARING) as store:
+        rows = [
+            replace(row, created_at=row.created_at if n % 2 else datetime.now(UTC))
+            for n, row in enumerate(row for talk in conversations() for row in talk.records)
+        ]
+        await store.write(rows)
 
 
 def test_copy_brings_what_rows_share(run, dsn, other_dsn):
@@ -275,10 +266,10 @@ def test_a_destination_with_links_of_its_own_keeps_them(run, filled, other_dsn, 
 
 
 async def _other_conversation(dsn):
-    store, row = Store(dsn), record(session_id="here")
-    await store.write([row], {row.id: Beside(link=link_of(row, DIGESTS))})
-    await store.fetch("UPDATE agent_secrets SET value = 'a secret of its own'")
-    await store.close()
+    row = record(session_id="here")
+    async with Store(dsn) as store:
+        await store.write([row], {row.id: Beside(link=link_of(row, DIGESTS))})
+        await store.fetch("UPDATE agent_secrets SET value = 'a secret of its own'")
 
 
 WRONG = {

@@ -5,9 +5,9 @@ import json
 import random
 import re
 
-import asyncpg
 import pytest
 
+from tests.database import fetched
 from tests.deploy.test_deploy import DEPLOY, targets
 from tests.turns.scripts import Talk
 from tests.turns.test_linker import linked
@@ -47,14 +47,7 @@ def table(dsn):
 
 
 def fetch(dsn, query):
-    async def run():
-        connection = await asyncpg.connect(dsn)
-        try:
-            return await connection.fetch(query)
-        finally:
-            await connection.close()
-
-    return asyncio.run(run())
+    return asyncio.run(fetched(dsn, query))
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from proxy.config import Config
 from proxy.store.embedded import EmbeddedServer
 from proxy.store.migrate import migrate
+from tests.database import connected
 from tests.docs.catalogue import declared
 
 ROOT = Path(__file__).parents[2]
@@ -234,13 +234,10 @@ WHERE tablename = 'agent_telemetry' ORDER BY indexname
 
 async def table(dsn: str) -> str:
     """Every column, index, and what lies beside, from the comments of a migrated database."""
-    connection = await asyncpg.connect(dsn)
-    try:
+    async with connected(dsn) as connection:
         columns = await connection.fetch(_COLUMNS)
         relations = await connection.fetch(_RELATIONS)
         indexes = await connection.fetch(_INDEXES)
-    finally:
-        await connection.close()
     return "\n".join(_written(columns, relations, indexes)) + "\n"
 
 

@@ -8,7 +8,6 @@ import sys
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-import asyncpg
 import click
 import pytest
 
@@ -17,6 +16,7 @@ from proxy.config import ENV_PREFIX, Config, load
 from proxy.linker import Linker
 from proxy.store.links import LinkStore
 from proxy.store.postgres import Store
+from tests.database import fetched
 from tests.docs.answering import answering
 from tests.docs.blocks import PAGES, ROOT, blocks
 from tests.e2e.stack import Stack, until
@@ -57,24 +57,13 @@ def table(dsn):
 
 async def recorded(dsn, records):
     """Store and link what was said, as of now."""
-    store, links = Store(dsn), LinkStore(dsn)
-    try:
+    async with Store(dsn) as store, LinkStore(dsn) as links:
         await write(store, records)
         await Linker(CONFIG, links, None).settle(datetime.now(UTC))
-    finally:
-        await links.close()
-        await store.close()
 
 
 def run(dsn, query, *values):
-    async def fetch():
-        connection = await asyncpg.connect(dsn)
-        try:
-            return await connection.fetch(query, *values)
-        finally:
-            await connection.close()
-
-    return asyncio.run(fetch())
+    return asyncio.run(fetched(dsn, query, *values))
 
 
 @pytest.mark.parametrize("block", QUERIES, ids=str)

@@ -21,6 +21,7 @@ import asyncpg
 
 from proxy.probe import gateway_answers
 from proxy.store import embedded
+from tests.database import fetched
 
 ROOT = Path(__file__).parents[2]
 UPSTREAMS = ("OPENAI", "ANTHROPIC", "GEMINI")
@@ -183,8 +184,4 @@ class Stack:
         await until(replaced, f"{role} is started again")
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(self.dsn)
-        try:
-            return await connection.fetch(query, *arguments)
-        finally:
-            await connection.close()
+        return await fetched(self.dsn, query, *arguments)

@@ -67,9 +67,8 @@ async def settled(stand: Pipeline, dsn: str, now=LATER) -> list[dict]:
     """The turns once everything is read and linked."""
     async with stand.recording():
         await stand.until_settled()
-    links = LinkStore(dsn)
-    await Linker(stand.config, links, None).settle(now)
-    await links.close()
+    async with LinkStore(dsn) as links:
+        await Linker(stand.config, links, None).settle(now)
     return await stand.store.fetch(TURNS)
 
 

@@ -2,13 +2,11 @@
 
 from datetime import UTC, datetime, timedelta
 
-from proxy.store.postgres import Store
 from tests.e2e.stack import Stack, until
 from tests.store.rows import record
 
 
-async def test_a_recorder_adds_up_what_was_there_before_it(tmp_path, dsn):
-    store = Store(dsn)
+async def test_a_recorder_adds_up_what_was_there_before_it(tmp_path, dsn, store):
     await store.write([record(created_at=datetime.now(UTC) - timedelta(days=1))])
 
     async def is_added_up() -> bool:
@@ -17,4 +15,3 @@ async def test_a_recorder_adds_up_what_was_there_before_it(tmp_path, dsn):
 
     async with Stack(tmp_path, "http://127.0.0.1:1", STORE__DSN=dsn):
         await until(is_added_up, "the day is added up", 60)
-    await store.close()

@@ -43,14 +43,10 @@ class DataSet:
 
 async def filled(dsn, records, blobs=()):
     """Store and link these records, then let all turns end."""
-    store, links = Store(dsn), LinkStore(dsn)
-    try:
+    async with Store(dsn) as store, LinkStore(dsn) as links:
         beside = {row.id: Beside(tuple(blobs), None, link_of(row, DIGESTS)) for row in records}
         await store.write(records, beside)
         await Linker(CONFIG, links, None).settle(LATER)
-    finally:
-        await links.close()
-        await store.close()
 
 
 @pytest.fixture
@@ -81,11 +77,8 @@ def export(dsn, tmp_path, monkeypatch):
 def query(dsn):
     def run(text, *values):
         async def fetch():
-            store = Store(dsn)
-            try:
+            async with Store(dsn) as store:
                 return await store.fetch(text, *values)
-            finally:
-                await store.close()
 
         return asyncio.run(fetch())
 

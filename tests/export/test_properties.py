@@ -5,7 +5,6 @@ import json
 import tempfile
 from pathlib import Path
 
-import asyncpg
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from proxy.export.formats import Format
 from proxy.export.tree import Wanted
 from proxy.exporting import Options
 from proxy.exporting import export as written
+from tests.database import connected
 from tests.export.checks import CHECKS, messages_of
 from tests.export.conftest import filled
 from tests.turns.scripts import Talk
@@ -103,9 +103,8 @@ def test_only_completed_turns_and_no_example_begins_another(dsn, talks):
     config = load(None, {"HOME": "/", "DATABASE_URL": dsn})
 
     async def made():
-        connection = await asyncpg.connect(dsn)
-        await connection.execute(f"TRUNCATE {TABLES}")
-        await connection.close()
+        async with connected(dsn) as connection:
+            await connection.execute(f"TRUNCATE {TABLES}")
         await filled(dsn, [row for talk in talks for row in talk.records])
         with tempfile.TemporaryDirectory() as folder:
             found = {}

@@ -34,11 +34,12 @@ async def test_a_clock_that_jumps_costs_no_row_and_no_time(dsn, tmp_path, monkey
     assert all(0 <= exchange.end.at_us < 60_000_000 for exchange in found)
     assembler = Assembler(load(None, {"AGENT_TELEMETRY__DATA_DIR": str(tmp_path)}))
     records = [assembler.assembled(exchange).record for exchange in found]
-    store = Store(dsn)
-    result = await store.write(records)
-    assert result.written == len(INSTANTS_NS)
-    rows = await store.fetch("SELECT created_at, duration_ms, response_text FROM agent_telemetry")
-    assert sorted(row["created_at"] for row in rows) == sorted(r.created_at for r in records)
-    assert all(0 <= row["duration_ms"] < 60_000 for row in rows)
-    assert {row["response_text"] for row in rows} == {"late"}
-    await store.close()
+    async with Store(dsn) as store:
+        result = await store.write(records)
+        assert result.written == len(INSTANTS_NS)
+        rows = await store.fetch(
+            "SELECT created_at, duration_ms, response_text FROM agent_telemetry"
+        )
+        assert sorted(row["created_at"] for row in rows) == sorted(r.created_at for r in records)
+        assert all(0 <= row["duration_ms"] < 60_000 for row in rows)
+        assert {row["response_text"] for row in rows} == {"late"}

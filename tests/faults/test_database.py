@@ -19,19 +19,17 @@ CUTS = ("before", "middle", "after", "reset")
 
 async def messages_of_two_writes(dsn: str) -> dict[str, list[str]]:
     async with MessageWire(dsn) as wire:
-        store = Store(wire.dsn)
-        await store.write([record() for _ in range(ROWS)])
-        await store.write([record() for _ in range(ROWS)])
-        await store.close()
+        async with Store(wire.dsn) as store:
+            await store.write([record() for _ in range(ROWS)])
+            await store.write([record() for _ in range(ROWS)])
         return wire.messages
 
 
 async def count(dsn: str) -> tuple[int, int]:
-    store = Store(dsn)
-    (row,) = await store.fetch(
-        "SELECT count(*) AS rows, count(DISTINCT id) AS ids FROM agent_telemetry"
-    )
-    await store.close()
+    async with Store(dsn) as store:
+        (row,) = await store.fetch(
+            "SELECT count(*) AS rows, count(DISTINCT id) AS ids FROM agent_telemetry"
+        )
     return row["rows"], row["ids"]
 
 
@@ -74,20 +72,19 @@ async def test_a_stall_at_any_message_is_given_up_and_written_once(dsn, monkeypa
 async def _written_over(dsn: str, cut: Cut) -> bool:
     """Write two batches as a recorder does: again until they are taken."""
     async with MessageWire(dsn, cut) as wire:
-        store = Store(wire.dsn)
-        for _ in range(2):
-            batch = [record() for _ in range(ROWS)]
-            for _ in range(ATTEMPTS):
-                try:
-                    await store.write(batch)
-                    break
-                except StoreUnavailable:
-                    assert wire.has_cut or cut.how == "stall", "a short limit may be missed"
-                    if cut.how == "stall":
-                        postgres.WRITE_TIMEOUT_S *= 2  # a busy machine may need more
-            else:
-                pytest.fail(f"not written at attempt {ATTEMPTS}: {cut}")
-        await store.close()
+        async with Store(wire.dsn) as store:
+            for _ in range(2):
+                batch = [record() for _ in range(ROWS)]
+                for _ in range(ATTEMPTS):
+                    try:
+                        await store.write(batch)
+                        break
+                    except StoreUnavailable:
+                        assert wire.has_cut or cut.how == "stall", "a short limit may be missed"
+                        if cut.how == "stall":
+                            postgres.WRITE_TIMEOUT_S *= 2  # a busy machine may need more
+                else:
+                    pytest.fail(f"not written at attempt {ATTEMPTS}: {cut}")
         return wire.has_cut
 
 
@@ -97,17 +94,16 @@ async def test_poison_costs_no_other_row(dsn, position):
     values = POISON if IS_FULL else POISON[:: 1 + len(POISON) // 60]
     if not left(SUITE, f"poison_{position}", short=1, full=1):
         pytest.skip("done on this commit")
-    store = Store(dsn)
-    rows = 0
-    for poison in values:
-        batch = [record() for _ in range(4)]
-        at = {"first": 0, "middle": 2, "last": 4}[position]
-        batch.insert(at, record(**poison))
-        result = await store.write(batch)
-        assert result.written == len(batch), poison
-        rows += len(batch)
-    assert await count(dsn) == (rows, rows)
-    await store.close()
+    async with Store(dsn) as store:
+        rows = 0
+        for poison in values:
+            batch = [record() for _ in range(4)]
+            at = {"first": 0, "middle": 2, "last": 4}[position]
+            batch.insert(at, record(**poison))
+            result = await store.write(batch)
+            assert result.written == len(batch), poison
+            rows += len(batch)
+        assert await count(dsn) == (rows, rows)
     note(SUITE, **{f"poison_{position}": len(values)})
 
 
@@ -119,14 +115,14 @@ async def test_a_value_beyond_every_limit_is_cut_and_costs_no_other_row(dsn, col
     text = "x" * (300 * 2**20 if IS_FULL else BYTES_MAX + 1)
     value = {"chat_history": [{"role": "user", "content": text}], "usage": {"n": text}}
     huge = record(**{column: value.get(column, text)})
-    store = Store(dsn)
-    result = await store.write([record(), huge, record()])
-    assert (result.written, dict(result.rejected)) == (3, {})
-    (row,) = await store.fetch(
-        f"SELECT octet_length({column}::text) AS bytes, capture FROM agent_telemetry WHERE id = $1",
-        huge.id,
-    )
-    await store.close()
+    async with Store(dsn) as store:
+        result = await store.write([record(), huge, record()])
+        assert (result.written, dict(result.rejected)) == (3, {})
+        (row,) = await store.fetch(
+            f"SELECT octet_length({column}::text) AS bytes, capture FROM agent_telemetry"
+            " WHERE id = $1",
+            huge.id,
+        )
     assert row["capture"]["sanitized"] == {column: ["size"]}
     assert KEPT_BYTES_MAX <= row["bytes"] <= BYTES_MAX + 100
     note(SUITE, **{f"huge_{column}": 1})

@@ -22,6 +22,7 @@ from proxy.errors import ProxyError
 from proxy.fleet.members import Fleet as Reading
 from proxy.fleet.members import Members
 from proxy.spool.totals import Totals, read_totals, summed
+from tests.database import fetched
 from tests.e2e.stack import ROOT, Stack, until, until_settled
 from tests.fleet.servers import Servers, connected
 from tests.fleet.unrest import told
@@ -119,11 +120,7 @@ class Fleet:
         """What the ledger waits for before it compares: nothing, here."""
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(self.dsn)
-        try:
-            return await connection.fetch(query, *arguments)
-        finally:
-            await connection.close()
+        return await fetched(self.dsn, query, *arguments)
 
     async def reading(self) -> Reading:
         async with connected(self.settings) as connection:

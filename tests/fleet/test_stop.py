@@ -24,11 +24,12 @@ from proxy.fleet.members import Members
 from proxy.fleet.publisher import Publisher
 from proxy.fleet.stream import ensure
 from proxy.stream_source import StreamSource
+from tests import database
 from tests.e2e.stack import Stack, until
 from tests.fleet.conversations import provider, talk
 from tests.fleet.fleet import Recorder
+from tests.fleet.messages import packed
 from tests.fleet.servers import Servers, connected, needs_nats
-from tests.fleet.test_stream import packed
 
 pytestmark = needs_nats
 
@@ -41,13 +42,9 @@ SELECT pid FROM pg_stat_activity WHERE datname = current_database()
 @asynccontextmanager
 async def locked(dsn: str, table: str) -> AsyncIterator[asyncpg.Connection]:
     """Whoever reads or writes the table waits."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        async with connection.transaction():
-            await connection.execute(f"LOCK TABLE {table}")
-            yield connection
-    finally:
-        await connection.close()
+    async with database.connected(dsn) as connection, connection.transaction():
+        await connection.execute(f"LOCK TABLE {table}")
+        yield connection
 
 
 @asynccontextmanager
@@ -133,13 +130,20 @@ async def test_servers_that_are_away_or_stand_still_are_not_waited_for(tmp_path,
             assert await recorder.stop() == 0
 
 
-async def test_a_database_that_stands_still_is_not_waited_for(tmp_path, dsn):
+@asynccontextmanager
+async def linking(tmp_path, dsn) -> AsyncIterator[tuple[Recorder, asyncpg.Connection]]:
+    """A recorder whose linker waits for a lock, and the connection that has the lock."""
     servers = Servers(tmp_path / "nats", 1)
     async with (
         servers.running(),
         locked(dsn, "agent_links") as connection,
         recording(tmp_path, dsn, servers) as recorder,
     ):
+        yield recorder, connection
+
+
+async def test_a_database_that_stands_still_is_not_waited_for(tmp_path, dsn):
+    async with linking(tmp_path, dsn) as (recorder, connection):
         pids = await found(connection, "Lock")
         with standing_still([*pids, parent(pids[0])]):
             assert await recorder.stop() == 0
@@ -147,12 +151,7 @@ async def test_a_database_that_stands_still_is_not_waited_for(tmp_path, dsn):
 
 async def test_a_connection_that_is_lost_at_the_stop_does_not_keep_the_linker_going(tmp_path, dsn):
     """What rolls its transaction back fails, and takes the place of the cancellation."""
-    servers = Servers(tmp_path / "nats", 1)
-    async with (
-        servers.running(),
-        locked(dsn, "agent_links") as connection,
-        recording(tmp_path, dsn, servers) as recorder,
-    ):
+    async with linking(tmp_path, dsn) as (recorder, connection):
         (pid,) = await found(connection, "Lock")
         with standing_still([pid]):
             stopping = asyncio.create_task(recorder.stop())
@@ -185,16 +184,12 @@ async def test_a_server_that_never_answers_is_not_waited_for_at_the_start(tmp_pa
 
 async def test_a_database_that_never_answers_is_not_waited_for_at_the_start(tmp_path, dsn):
     servers = Servers(tmp_path / "nats", 1)
-    connection = await asyncpg.connect(dsn)
-    try:
-        async with servers.running():
-            own = connection.get_server_pid()
-            with standing_still([parent(own)]):
-                async with recording(tmp_path, dsn, servers) as recorder:
-                    await until_connected(servers, "agent-telemetry recorder")
-                    assert await recorder.stop() == 0
-    finally:
-        await connection.close()
+    async with database.connected(dsn) as connection, servers.running():
+        own = connection.get_server_pid()
+        with standing_still([parent(own)]):
+            async with recording(tmp_path, dsn, servers) as recorder:
+                await until_connected(servers, "agent-telemetry recorder")
+                assert await recorder.stop() == 0
 
 
 async def until_connected(servers: Servers, name: str) -> None:

@@ -5,7 +5,6 @@ import json
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-import asyncpg
 import pytest
 
 from proxy.config import Otel
@@ -15,6 +14,7 @@ from proxy.otel.sender import Sender
 from proxy.store.links import LinkStore
 from proxy.store.postgres import Store
 from proxy.tracing import QUEUE_MAX, News, Tracing
+from tests.database import connected
 from tests.e2e.stack import until
 from tests.otel.receiver import receiving
 from tests.turns.scripts import LATER, Talk
@@ -222,8 +222,7 @@ async def test_a_full_queue_drops_and_counts(dsn):
 
 async def test_a_database_that_is_away_is_waited_for(dsn, postgres, caplog):
     name = dsn.partition("@/")[2].partition("?")[0]
-    elsewhere = await asyncpg.connect(postgres)
-    async with line(dsn) as (found, _):
+    async with line(dsn) as (found, _), connected(postgres) as elsewhere:
         await elsewhere.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         found.tracing.tell([News(UUID(int=1), is_turn=False)])
 
@@ -232,6 +231,5 @@ async def test_a_database_that_is_away_is_waited_for(dsn, postgres, caplog):
 
         await until(waits, "it is said")
         await elsewhere.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-        await elsewhere.close()
         await found.record(weather())
         await found.until_received(4)

@@ -6,7 +6,6 @@ import json
 import logging
 import uuid
 
-import asyncpg
 import pytest
 from click.testing import CliRunner
 
@@ -14,6 +13,7 @@ from proxy.cli import main
 from proxy.cli_read import REPORT_NAMES
 from proxy.config import Log
 from proxy.log import configure, event, logger
+from tests.database import connected
 from tests.security.hostile import strings, unsafe_in
 
 CORPUS = strings()
@@ -61,8 +61,7 @@ COMMANDS = (
 async def hostile_rows(dsn, monkeypatch):
     """Rows of one session with hostile text in every column that takes any."""
     session = f"s{STORABLE[0]}"[:200]
-    connection = await asyncpg.connect(dsn)
-    try:
+    async with connected(dsn) as connection:
         columns = await connection.fetch(
             "SELECT column_name AS name, data_type AS type FROM information_schema.columns"
             " WHERE table_name = 'agent_telemetry' AND data_type IN ('text', 'jsonb',"
@@ -78,8 +77,6 @@ async def hostile_rows(dsn, monkeypatch):
             kind = "llm_call" if number % 4 else "turn_summary"
             values = [_value(column["name"], column["type"], text) for column in columns]
             await connection.execute(insert, uuid.uuid4(), session, kind, *values)
-    finally:
-        await connection.close()
     monkeypatch.setenv("DATABASE_URL", dsn)
     return session
 

@@ -2,12 +2,12 @@
 
 import asyncio
 
-import asyncpg
 import pytest
 from click.testing import CliRunner
 
 from proxy.cli import main
 from proxy.store.selection import Selection
+from tests.database import connected
 
 PAYLOADS = (
     *("' OR '1'='1", "'; DROP TABLE agent_telemetry; --", "x' UNION SELECT NULL --", "\\'; --"),
@@ -27,15 +27,12 @@ def test_a_selection_puts_no_value_into_its_text():
 
 @pytest.fixture
 async def three_rows(dsn, monkeypatch):
-    connection = await asyncpg.connect(dsn)
-    try:
+    async with connected(dsn) as connection:
         await connection.executemany(
             "INSERT INTO agent_telemetry (project_id, session_id, model_used, system_prompt,"
             " chat_history, duration_ms) VALUES ($1, $2, $3, '', '[]', 1)",
             [(name, name, name) for name in ("plain", "another", PAYLOADS[0])],
         )
-    finally:
-        await connection.close()
     monkeypatch.setenv("DATABASE_URL", dsn)
     return dsn
 
@@ -55,8 +52,5 @@ async def test_a_hostile_filter_selects_what_is_called_so(three_rows):
             done = await run(*command)
             assert done.exit_code in (0, 1, 2), (command, done.output)
             assert "syntax error" not in done.output
-    connection = await asyncpg.connect(three_rows)
-    try:
+    async with connected(three_rows) as connection:
         assert await connection.fetchval("SELECT count(*) FROM agent_telemetry") == 3
-    finally:
-        await connection.close()

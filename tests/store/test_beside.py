@@ -4,18 +4,9 @@ import asyncio
 import hashlib
 from dataclasses import replace
 
-import pytest
-
 from proxy.record import Beside, Blob
 from proxy.store.postgres import Store
 from tests.store.rows import record
-
-
-@pytest.fixture
-async def store(dsn):
-    opened = Store(dsn)
-    yield opened
-    await opened.close()
 
 
 def blob(content, kind="image/png"):
@@ -39,16 +30,15 @@ async def test_a_blob_is_stored_once_however_many_rows_refer_to_it(store):
 
 
 async def test_writers_of_the_same_blobs_do_not_wait_for_each_other_for_ever(store, dsn):
-    second = Store(dsn)
-    media = [blob(bytes([n])) for n in range(20)]
+    async with Store(dsn) as second:
+        media = [blob(bytes([n])) for n in range(20)]
 
-    async def write(target, order):
-        for _ in range(5):
-            row = record()
-            await target.write([row], {row.id: Beside(tuple(order))})
+        async def write(target, order):
+            for _ in range(5):
+                row = record()
+                await target.write([row], {row.id: Beside(tuple(order))})
 
-    await asyncio.gather(write(store, media), write(second, media[::-1]))
-    await second.close()
+        await asyncio.gather(write(store, media), write(second, media[::-1]))
     assert len(await blobs(store)) == 20
 
 

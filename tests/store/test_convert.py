@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 from uuid import uuid4
 
-import asyncpg
 import pytest
 
 from proxy.record import COLUMNS, Beside
@@ -17,18 +16,12 @@ from proxy.store.migrate import migrate
 from proxy.store.postgres import Store, connect
 from proxy.store.shared import SharedWriter
 from proxy.store.storable import storable
+from tests.database import connected
 from tests.store.rows import POISON, record
 from tests.store.test_prune import until_somebody_waits
 from tests.store.test_shared import SHARED, VIEW, conversation, count
 
 SHARED_TABLES = ("agent_contexts", "agent_chains", "agent_messages")
-
-
-@pytest.fixture
-async def store(dsn):
-    opened = Store(dsn)
-    yield opened
-    await opened.close()
 
 
 def counted(rows):
@@ -64,9 +57,8 @@ async def test_what_is_converted_and_what_is_written_have_the_same_names(store, 
     await store.write(rows[:4])
     await share(dsn)
     before = await sizes(store)
-    later = Store(dsn, SHARED)
-    await later.write([replace(rows[3], id=uuid4())])
-    await later.close()
+    async with Store(dsn, SHARED) as later:
+        await later.write([replace(rows[3], id=uuid4())])
     assert (await sizes(store))[1:] == before[1:]
 
 
@@ -89,23 +81,22 @@ ODD = [
 
 
 async def test_a_table_that_was_there_before_is_taken_over_and_converted(empty_dsn):
-    connection = await asyncpg.connect(empty_dsn)
-    await connection.execute(
-        "CREATE TABLE agent_telemetry (id UUID PRIMARY KEY, created_at TIMESTAMPTZ, model_used"
-        " VARCHAR(255) NOT NULL, system_prompt TEXT NOT NULL, chat_history JSONB NOT NULL,"
-        " duration_ms INTEGER NOT NULL, record_type TEXT NOT NULL DEFAULT 'llm_call')"
-    )
-    insert = "INSERT INTO agent_telemetry VALUES ($1, $2, 'm', 'be brief', $3, 5)"
-    for history in ODD:
-        await connection.execute(insert, uuid4(), None, history)
-    await migrate(empty_dsn)
-    texts = "SELECT id, chat_history::text, system_prompt FROM agent_telemetry_full ORDER BY id"
-    before = await connection.fetch(texts)
-    assert await share(empty_dsn) == len(ODD)
-    assert await connection.fetch(texts) == before
-    await convert.restore(empty_dsn, counted)
-    assert await connection.fetch(texts) == before
-    await connection.close()
+    async with connected(empty_dsn) as connection:
+        await connection.execute(
+            "CREATE TABLE agent_telemetry (id UUID PRIMARY KEY, created_at TIMESTAMPTZ, model_used"
+            " VARCHAR(255) NOT NULL, system_prompt TEXT NOT NULL, chat_history JSONB NOT NULL,"
+            " duration_ms INTEGER NOT NULL, record_type TEXT NOT NULL DEFAULT 'llm_call')"
+        )
+        insert = "INSERT INTO agent_telemetry VALUES ($1, $2, 'm', 'be brief', $3, 5)"
+        for history in ODD:
+            await connection.execute(insert, uuid4(), None, history)
+        await migrate(empty_dsn)
+        texts = "SELECT id, chat_history::text, system_prompt FROM agent_telemetry_full ORDER BY id"
+        before = await connection.fetch(texts)
+        assert await share(empty_dsn) == len(ODD)
+        assert await connection.fetch(texts) == before
+        await convert.restore(empty_dsn, counted)
+        assert await connection.fetch(texts) == before
 
 
 async def test_rows_that_somebody_works_on_are_converted_in_the_end(store, dsn):
@@ -145,38 +136,37 @@ async def test_recording_goes_on_meanwhile(store, dsn):
     before = [row for n in range(30) for row in conversation(rounds=4, session=f"old {n}")]
     await store.write(before)
     converting = asyncio.create_task(share(dsn))
-    writer, new = Store(dsn, SHARED), []
-    while not converting.done():
-        rows = conversation(rounds=3, session=f"old {len(new) % 40}")
-        await writer.write(rows)
-        new += rows
-    await converting
-    await writer.close()
+    new = []
+    async with Store(dsn, SHARED) as writer:
+        while not converting.done():
+            rows = conversation(rounds=3, session=f"old {len(new) % 40}")
+            await writer.write(rows)
+            new += rows
+        await converting
     found = {row["id"]: row["chat_history"] for row in await store.fetch(VIEW)}
     assert found == {row.id: row.chat_history for row in (*before, *new)}
 
 
 @pytest.mark.parametrize("history", ["shared", "full"])
 async def test_a_conversion_that_is_killed_goes_on_where_it_stopped(dsn, tmp_path, history):
-    written = Store(dsn, SHARED if history == "full" else None)
-    for n in range(10):
-        await written.write(conversation(rounds=20, session=f"s{n}"))
-    before = await written.fetch(VIEW)
-    goal = 200 if history == "shared" else 0
-    for _ in range(2):
-        now = await count(written, "agent_contexts")
+    async with Store(dsn, SHARED if history == "full" else None) as written:
+        for n in range(10):
+            await written.write(conversation(rounds=20, session=f"s{n}"))
+        before = await written.fetch(VIEW)
+        goal = 200 if history == "shared" else 0
+        for _ in range(2):
+            now = await count(written, "agent_contexts")
+            process = await _command(dsn, tmp_path, history)
+            await _until_moved(written, now, process)
+            os.kill(process.pid, signal.SIGKILL)
+            await process.communicate()
+            assert await written.fetch(VIEW) == before
+        left = abs(goal - await count(written, "agent_contexts"))
+        assert 0 < left < 200, "it was not killed in the middle"
         process = await _command(dsn, tmp_path, history)
-        await _until_moved(written, now, process)
-        os.kill(process.pid, signal.SIGKILL)
-        await process.communicate()
+        out, _ = await process.communicate()
+        assert (process.returncode, json.loads(out)["converted"]) == (0, left)
         assert await written.fetch(VIEW) == before
-    left = abs(goal - await count(written, "agent_contexts"))
-    assert 0 < left < 200, "it was not killed in the middle"
-    process = await _command(dsn, tmp_path, history)
-    out, _ = await process.communicate()
-    assert (process.returncode, json.loads(out)["converted"]) == (0, left)
-    assert await written.fetch(VIEW) == before
-    await written.close()
 
 
 async def _command(dsn, tmp_path, history):

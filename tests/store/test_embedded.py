@@ -21,6 +21,7 @@ from proxy.errors import StoreMisconfigured, StoreUnavailable
 from proxy.store import binaries, embedded, leftovers
 from proxy.store.embedded import EmbeddedServer, dsn
 from tests.conftest import FAST
+from tests.database import connected
 
 OWNER = """
 import sys
@@ -84,11 +85,8 @@ def owner(data_dir):
 
 def query(connection_string, text="SELECT 1"):
     async def run():
-        connection = await asyncpg.connect(connection_string)
-        try:
+        async with connected(connection_string) as connection:
             return await connection.fetchval(text)
-        finally:
-            await connection.close()
 
     return asyncio.run(run())
 

@@ -23,24 +23,10 @@ from proxy.store.embedded import EmbeddedServer
 from proxy.store.faults import fault
 from proxy.store.migrate import migrate
 from proxy.store.postgres import CHANNEL, NOTIFIED_MAX, Store
+from tests.database import connected
 from tests.faults.small_disk import enlarge, mounted
 from tests.store.rows import NOW, record
 from tests.store.servers import FaultyWire
-
-
-@pytest.fixture
-async def store(dsn):
-    opened = Store(dsn)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def operator(dsn):
-    """Somebody else's connection to the same database."""
-    connection = await asyncpg.connect(dsn)
-    yield connection
-    await connection.close()
 
 
 async def ids_in(store):
@@ -85,9 +71,8 @@ def test_a_sqlstate_tells_whether_to_wait_to_act_or_to_set_aside(sqlstate, kind)
 
 async def bytes_of_one_write(dsn, batch):
     async with FaultyWire(dsn) as wire:
-        store = Store(wire.dsn)
-        await store.write(batch)
-        await store.close()
+        async with Store(wire.dsn) as store:
+            await store.write(batch)
         return wire.passed
 
 
@@ -98,16 +83,13 @@ async def test_a_connection_cut_anywhere_stores_each_row_once(dsn, store):
     for budget in range(0, whole + 60, 60):
         batch = [record() for _ in range(3)]
         expected += len(batch)
-        async with FaultyWire(dsn, budget=budget) as wire:
-            broken = Store(wire.dsn)
+        async with FaultyWire(dsn, budget=budget) as wire, Store(wire.dsn) as broken:
             try:
                 await broken.write(batch)
             except StoreUnavailable:
                 cut += 1
                 wire.budget = None
                 await broken.write(batch)
-            finally:
-                await broken.close()
     assert cut > 50
     assert len(await ids_in(store)) == expected
 
@@ -116,36 +98,37 @@ async def test_a_connection_that_stalls_is_given_up(dsn, store, monkeypatch):
     batch = [record()]
     whole = await bytes_of_one_write(dsn, [record()])
     monkeypatch.setattr(postgres, "WRITE_TIMEOUT_S", 0.2)
-    async with FaultyWire(dsn, budget=whole // 2, stalls=True) as wire:
-        stalled = Store(wire.dsn)
+    async with (
+        FaultyWire(dsn, budget=whole // 2, stalls=True) as wire,
+        Store(wire.dsn) as stalled,
+    ):
         with pytest.raises(StoreUnavailable, match="took over"):
             await stalled.write(batch)
         monkeypatch.undo()
         wire.budget = None
         assert (await stalled.write(batch)).written == 1
-        await stalled.close()
     assert batch[0].id in await ids_in(store)
 
 
-async def test_a_cancelled_write_leaves_the_store_usable(dsn, store, operator):
+async def test_a_cancelled_write_leaves_the_store_usable(dsn, store, connection):
     await store.connect()
-    await operator.execute("BEGIN; LOCK TABLE agent_telemetry")
+    await connection.execute("BEGIN; LOCK TABLE agent_telemetry")
     batch = [record()]
     writing = asyncio.create_task(store.write(batch))
     query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
-    while not await operator.fetchval(query):
+    while not await connection.fetchval(query):
         assert not writing.done()
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
-    await operator.execute("COMMIT")
+    await connection.execute("COMMIT")
     assert (await store.write(batch)).written == 1
 
 
-async def test_a_terminated_connection_is_replaced(store, operator):
+async def test_a_terminated_connection_is_replaced(store, connection):
     await store.write([record()])
     assert len(await store.fetch("SELECT 1")) == 1
-    await operator.execute(
+    await connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE pid <> pg_backend_pid() AND datname = current_database()"
     )
@@ -162,43 +145,40 @@ async def test_a_killed_server_loses_no_batch(tmp_path):
     dsn = server.start()
     try:
         await migrate(dsn)
-        store = Store(dsn)
-        batches = [[record() for _ in range(5)] for _ in range(4)]
-        for batch in batches:
-            await store.write(batch)
-            server._process.kill()
-            server.restart()
-            while True:
-                try:
-                    await store.write(batch)
-                    break
-                except StoreUnavailable:
-                    continue
-        assert await ids_in(store) == sorted(row.id for batch in batches for row in batch)
-        await store.close()
+        async with Store(dsn) as store:
+            batches = [[record() for _ in range(5)] for _ in range(4)]
+            for batch in batches:
+                await store.write(batch)
+                server._process.kill()
+                server.restart()
+                while True:
+                    try:
+                        await store.write(batch)
+                        break
+                    except StoreUnavailable:
+                        continue
+            assert await ids_in(store) == sorted(row.id for batch in batches for row in batch)
     finally:
         server.stop()
 
 
-async def test_a_dropped_table_is_the_operators_until_it_is_back(store, operator, dsn):
-    await operator.execute("ALTER TABLE agent_telemetry RENAME TO away")
+async def test_a_dropped_table_is_the_operators_until_it_is_back(store, connection, dsn):
+    await connection.execute("ALTER TABLE agent_telemetry RENAME TO away")
     with pytest.raises(StoreMisconfigured, match="run `agent-telemetry migrate`"):
         await store.write([record()])
-    await operator.execute("ALTER TABLE away RENAME TO agent_telemetry")
+    await connection.execute("ALTER TABLE away RENAME TO agent_telemetry")
     assert (await store.write([record()])).written == 1
 
 
-async def test_a_read_only_database_is_waited_for(dsn, operator):
-    await operator.execute(
-        f"ALTER DATABASE {await operator.fetchval('SELECT current_database()')} "
+async def test_a_read_only_database_is_waited_for(connection, store):
+    await connection.execute(
+        f"ALTER DATABASE {await connection.fetchval('SELECT current_database()')} "
         "SET default_transaction_read_only = on"
     )
-    store = Store(dsn)
     with pytest.raises(StoreUnavailable, match="25006"):
         await store.write([record()])
     with pytest.raises(StoreUnavailable, match="25006"):
         await store.quarantine(record().id, NOW, "why", b"raw")
-    await store.close()
 
 
 @pytest.fixture
@@ -215,14 +195,13 @@ def small_tablespace(postgres):
 
 
 async def _executed(dsn, statement):
-    connection = await asyncpg.connect(dsn)
-    await connection.execute(statement)
-    await connection.close()
+    async with connected(dsn) as connection:
+        await connection.execute(statement)
 
 
-async def test_a_full_disk_of_the_database_is_waited_for(small_tablespace, dsn, store, operator):
+async def test_a_full_disk_of_the_database_is_waited_for(small_tablespace, dsn, store, connection):
     """Nothing of the batch is written, no row is blamed, and once there is room it is written."""
-    await operator.execute("ALTER TABLE agent_telemetry SET TABLESPACE small")
+    await connection.execute("ALTER TABLE agent_telemetry SET TABLESPACE small")
     stored, chance = [], random.Random(1)
     batch = []
     with contextlib.suppress(StoreUnavailable):
@@ -237,30 +216,30 @@ async def test_a_full_disk_of_the_database_is_waited_for(small_tablespace, dsn, 
     enlarge(small_tablespace, "32m")
     assert dict((await store.write(batch)).rejected) == {}
     assert await ids_in(store) == sorted(row.id for row in [*stored, *batch])
-    assert await operator.fetchval("SELECT count(*) FROM agent_raw") == 0
+    assert await connection.fetchval("SELECT count(*) FROM agent_raw") == 0
 
 
-async def test_too_many_connections_are_waited_for(dsn, operator):
-    name = await operator.fetchval("SELECT current_database()")
-    await operator.execute("CREATE ROLE limited LOGIN CONNECTION LIMIT 0")
+async def test_too_many_connections_are_waited_for(dsn, connection):
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute("CREATE ROLE limited LOGIN CONNECTION LIMIT 0")
     try:
         limited = dsn.replace("agent_telemetry@", "limited@")
         assert name in limited
         with pytest.raises(StoreUnavailable, match="53300"):
             await Store(limited).ping()
     finally:
-        await operator.execute("DROP ROLE limited")
+        await connection.execute("DROP ROLE limited")
 
 
-async def test_a_role_without_rights_is_the_operators(dsn, operator):
-    await operator.execute("CREATE ROLE powerless LOGIN")
+async def test_a_role_without_rights_is_the_operators(dsn, connection):
+    await connection.execute("CREATE ROLE powerless LOGIN")
     store = Store(dsn.replace("agent_telemetry@", "powerless@"))
     try:
         with pytest.raises(StoreMisconfigured, match="needs SELECT, INSERT"):
             await store.write([record()])
     finally:
         await store.close()
-        await operator.execute("DROP ROLE powerless")
+        await connection.execute("DROP ROLE powerless")
 
 
 @pytest.mark.parametrize(
@@ -302,8 +281,8 @@ async def test_a_refused_value_is_a_row_fault_also_where_the_driver_refuses(stor
 CANARY = "canary" + "-41c"  # in two parts: a traceback quotes this file
 
 
-async def test_no_error_quotes_what_was_stored(store, operator):
-    await operator.execute(f"ALTER TABLE agent_telemetry ADD CHECK (client <> '{CANARY}')")
+async def test_no_error_quotes_what_was_stored(store, connection):
+    await connection.execute(f"ALTER TABLE agent_telemetry ADD CHECK (client <> '{CANARY}')")
     kept = record(client=CANARY)
     result = await store.write([kept, record()])
     assert dict(result.rejected) == {kept.id: "23514"}
@@ -330,9 +309,9 @@ async def test_every_committed_batch_is_announced_once(store, dsn):
     assert heard[3] == (last[0].id,)
 
 
-async def test_a_foreign_notification_is_ignored(store, operator):
+async def test_a_foreign_notification_is_ignored(store, connection):
     async with store.listen() as listener:
-        await operator.execute(f"NOTIFY {CHANNEL}, 'no ids'")
+        await connection.execute(f"NOTIFY {CHANNEL}, 'no ids'")
         batch = [record()]
         await store.write(batch)
         assert await listener.next(10) == (batch[0].id,)
@@ -361,8 +340,8 @@ async def test_a_full_queue_of_notifications_stops_no_batch(store, monkeypatch):
         assert await listener.next(10) == (later[0].id,)
 
 
-async def test_a_connection_lost_before_the_rollback_is_replaced(store, monkeypatch, operator):
-    await operator.execute("ALTER TABLE agent_telemetry ADD CHECK (client <> 'refused')")
+async def test_a_connection_lost_before_the_rollback_is_replaced(store, monkeypatch, connection):
+    await connection.execute("ALTER TABLE agent_telemetry ADD CHECK (client <> 'refused')")
     real = asyncpg.Connection.execute
 
     async def execute(self, query, *values, **options):

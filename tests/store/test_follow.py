@@ -3,7 +3,6 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-import asyncpg
 import pytest
 
 from proxy.errors import StoreUnavailable
@@ -11,21 +10,14 @@ from proxy.store import follow as module
 from proxy.store.follow import follow
 from proxy.store.postgres import Store
 from proxy.store.selection import Selection
+from tests.database import connected
 from tests.store.rows import record
 
 
 @pytest.fixture
-async def store(dsn):
-    opened = Store(dsn)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
 async def reader(dsn):
-    opened = Store(dsn)
-    yield opened
-    await opened.close()
+    async with Store(dsn) as opened:
+        yield opened
 
 
 def call(seconds_ago=0, **values):
@@ -67,39 +59,33 @@ async def test_a_replaced_row_comes_again(store, reader):
     await rows.aclose()
 
 
-async def test_a_row_of_the_first_look_is_not_repeated(store, reader):
-    """Committed after LISTEN and before the look: announced and found."""
-    rows = follow(reader, Selection())
-    real = reader.recent_ids
+async def check_the_next_look_repeats_nothing(rows, store, reader):
+    """A call is committed as the reader looks: it is found, and it is announced."""
+    look = reader.recent_ids
 
     async def recent_ids(window_s):
+        reader.recent_ids = look
         await store.write([call(response_text="in between")])
-        return await real(window_s)
+        return await look(window_s)
 
     reader.recent_ids = recent_ids
     assert await texts(rows, 1) == ["in between"]
     await store.write([call(response_text="later")])
     assert await texts(rows, 1) == ["later"]
     await rows.aclose()
+
+
+async def test_a_row_of_the_first_look_is_not_repeated(store, reader):
+    rows = follow(reader, Selection())
+    await check_the_next_look_repeats_nothing(rows, store, reader)
 
 
 async def test_a_row_of_a_later_look_is_not_repeated(store, reader):
-    """Nothing was announced for a while; committed just then, it is found and then announced."""
+    """Nothing was announced for a while."""
     rows = follow(reader, Selection(), poll_s=0.05)
     await store.write([call(response_text="first")])
     assert await texts(rows, 1) == ["first"]
-    real = reader.recent_ids
-
-    async def recent_ids(window_s):
-        reader.recent_ids = real
-        await store.write([call(response_text="in between")])
-        return await real(window_s)
-
-    reader.recent_ids = recent_ids
-    assert await texts(rows, 1) == ["in between"]
-    await store.write([call(response_text="later")])
-    assert await texts(rows, 1) == ["later"]
-    await rows.aclose()
+    await check_the_next_look_repeats_nothing(rows, store, reader)
 
 
 async def test_only_selected_rows_are_shown(store, reader):
@@ -135,15 +121,15 @@ async def test_a_lost_connection_is_made_again_and_nothing_is_missed(
     rows = follow(reader, Selection())
     await store.write([call(response_text="first")])
     assert await texts(rows, 1) == ["first"]
-    operator = await asyncpg.connect(dsn)
-    for n in range(5):
-        await operator.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
-            "AND datname = current_database() AND query LIKE '%LISTEN%'"
-        )
-        await store.write([call(response_text=f"row {n}")])
-        assert await texts(rows, 1) == [f"row {n}"]
-    await operator.close()
+    async with connected(dsn) as operator:
+        for n in range(5):
+            await operator.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE pid <> pg_backend_pid() AND datname = current_database() "
+                "AND query LIKE '%LISTEN%'"
+            )
+            await store.write([call(response_text=f"row {n}")])
+            assert await texts(rows, 1) == [f"row {n}"]
     await rows.aclose()
 
 
@@ -158,29 +144,27 @@ async def test_a_row_whose_reading_is_cut_off_is_read_again(
     assert await texts(rows, 1) == ["first"]
     store._is_announcing = is_announced
     await store.write([call(86_400 if is_announced else 5, response_text="cut off")])
-    operator, locker = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
-    read = reader.rows
+    async with connected(dsn) as operator, connected(dsn) as locker:
+        read = reader.rows
 
-    async def rows_while_locked(ids, selection):
-        reader.rows = read
-        await locker.execute("BEGIN; LOCK TABLE agent_telemetry")
-        reading = asyncio.create_task(read(ids, selection))
-        while not await operator.fetchval(
-            "SELECT bool_or(pg_terminate_backend(pid)) FROM pg_stat_activity "
-            "WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        ):
-            await asyncio.sleep(0.01)
-        try:
-            return await reading
-        finally:
-            await locker.execute("ROLLBACK")
+        async def rows_while_locked(ids, selection):
+            reader.rows = read
+            await locker.execute("BEGIN; LOCK TABLE agent_telemetry")
+            reading = asyncio.create_task(read(ids, selection))
+            while not await operator.fetchval(
+                "SELECT bool_or(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            ):
+                await asyncio.sleep(0.01)
+            try:
+                return await reading
+            finally:
+                await locker.execute("ROLLBACK")
 
-    reader.rows = rows_while_locked
-    assert await texts(rows, 1) == ["cut off"]
-    await store.write([call(response_text="later")])
-    assert await texts(rows, 1) == ["later"]
-    await locker.close()
-    await operator.close()
+        reader.rows = rows_while_locked
+        assert await texts(rows, 1) == ["cut off"]
+        await store.write([call(response_text="later")])
+        assert await texts(rows, 1) == ["later"]
     await rows.aclose()
 
 

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 
-import asyncpg
 import pytest
 
 from proxy.errors import StoreMisconfigured, StoreUnavailable
@@ -13,6 +12,7 @@ from proxy.record import COLUMNS
 from proxy.store import migrate as module
 from proxy.store.migrate import migrate
 from proxy.store.postgres import Store
+from tests.database import connected
 from tests.store.rows import record
 
 SEED = """
@@ -44,9 +44,8 @@ INDEXES = {
 @pytest.fixture
 async def database(empty_dsn):
     """A connection to an empty database."""
-    connection = await asyncpg.connect(empty_dsn)
-    yield connection
-    await connection.close()
+    async with connected(empty_dsn) as connection:
+        yield connection
 
 
 async def described(connection):
@@ -114,13 +113,12 @@ async def test_an_existing_table_is_taken_over_with_its_rows(database, empty_dsn
     await database.execute(OLD_ROW)
     assert await migrate(empty_dsn) == sorted(module._files())
     assert set(COLUMNS) <= set(await described(database))
-    store = Store(empty_dsn)
-    assert (await store.write([record(session_id="new")])).written == 1
-    rows = await store.fetch("SELECT * FROM agent_telemetry ORDER BY duration_ms")
-    assert [row["response_text"] for row in rows] == ["kept", "hi"]
-    assert rows[0]["chat_history"] == [{"role": "user"}]
-    assert rows[0]["capture"] is None
-    await store.close()
+    async with Store(empty_dsn) as store:
+        assert (await store.write([record(session_id="new")])).written == 1
+        rows = await store.fetch("SELECT * FROM agent_telemetry ORDER BY duration_ms")
+        assert [row["response_text"] for row in rows] == ["kept", "hi"]
+        assert rows[0]["chat_history"] == [{"role": "user"}]
+        assert rows[0]["capture"] is None
 
 
 @pytest.mark.parametrize(
@@ -190,24 +188,21 @@ async def test_an_old_server_is_refused(empty_dsn, monkeypatch):
         await migrate(empty_dsn)
 
 
-async def test_a_migration_of_a_newer_version_does_no_harm(dsn):
-    store = Store(dsn)
+async def test_a_migration_of_a_newer_version_does_no_harm(dsn, store):
     await store.fetch("INSERT INTO agent_telemetry_migrations (name) VALUES ('9999')")
     assert await migrate(dsn) == []
-    await store.close()
 
 
 async def test_a_table_that_is_in_use_is_waited_for_and_then_tried_again(database, empty_dsn):
     await database.execute(SEED)
     await database.execute("BEGIN; LOCK TABLE agent_telemetry")
     waiting = asyncio.create_task(migrate(empty_dsn))
-    other = await asyncpg.connect(empty_dsn)
-    query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
-    while not await other.fetchval(query):
-        assert not waiting.done()
-    await database.execute("COMMIT")
-    assert await waiting
-    await other.close()
+    async with connected(empty_dsn) as other:
+        query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
+        while not await other.fetchval(query):
+            assert not waiting.done()
+        await database.execute("COMMIT")
+        assert await waiting
 
 
 async def test_no_server_is_unavailable(tmp_path):

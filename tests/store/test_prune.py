@@ -21,9 +21,8 @@ TABLES = ("agent_telemetry", "agent_contexts", "agent_chains", "agent_messages")
 
 @pytest.fixture
 async def store(dsn):
-    opened = Store(dsn, SHARED)
-    yield opened
-    await opened.close()
+    async with Store(dsn, SHARED) as opened:
+        yield opened
 
 
 async def purge_session(dsn, session):
@@ -131,22 +130,21 @@ async def test_nothing_a_new_call_refers_to_is_lost_while_others_purge(dsn):
         return [{"role": "user", "content": word} for word in words]
 
     async def write(number):
-        target = Store(dsn, SHARED)
-        for at in range(120):
-            rows = [
-                record(
-                    id=uuid4(),
-                    chat_history=history(),
-                    system_prompt=chance.choice(["p", "q"]),
-                    session_id=chance.choice(["kept", "gone", "gone", "gone"]),
-                    created_at=datetime(2026, 3, 1, tzinfo=UTC) + timedelta(seconds=at),
-                )
-                for _ in range(chance.randint(1, 5))
-            ]
-            result = await target.write(rows)
-            assert not result.rejected
-            expected.update((row.id, row) for row in rows if row.session_id == "kept")
-        await target.close()
+        async with Store(dsn, SHARED) as target:
+            for at in range(120):
+                rows = [
+                    record(
+                        id=uuid4(),
+                        chat_history=history(),
+                        system_prompt=chance.choice(["p", "q"]),
+                        session_id=chance.choice(["kept", "gone", "gone", "gone"]),
+                        created_at=datetime(2026, 3, 1, tzinfo=UTC) + timedelta(seconds=at),
+                    )
+                    for _ in range(chance.randint(1, 5))
+                ]
+                result = await target.write(rows)
+                assert not result.rejected
+                expected.update((row.id, row) for row in rows if row.session_id == "kept")
 
     async def prune():
         while not is_over.is_set():
@@ -161,11 +159,10 @@ async def test_nothing_a_new_call_refers_to_is_lost_while_others_purge(dsn):
     finally:
         is_over.set()
         await asyncio.gather(*pruning)
-    store = Store(dsn)
-    rows = {row["id"]: row for row in await store.fetch(VIEW) if row["session_id"] == "kept"}
-    await purge_session(dsn, "gone")
-    await purge_session(dsn, "kept")
-    await store.close()
+    async with Store(dsn) as store:
+        rows = {row["id"]: row for row in await store.fetch(VIEW) if row["session_id"] == "kept"}
+        await purge_session(dsn, "gone")
+        await purge_session(dsn, "kept")
     assert rows.keys() == expected.keys()
     for id, row in rows.items():
         assert row["chat_history"] == expected[id].chat_history

@@ -35,9 +35,8 @@ def settings(request):
 
 @pytest.fixture
 async def store(dsn, settings):
-    opened = Store(dsn, settings)
-    yield opened
-    await opened.close()
+    async with Store(dsn, settings) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -45,9 +44,8 @@ async def dated(dsn):
     """A store that is partitioned, with its settings."""
     given = config.Store(history="shared", partitions=True, payload_retention_days=30)
     await Retention(dsn, given).round(NOW)
-    opened = Store(dsn, given)
-    yield opened
-    await opened.close()
+    async with Store(dsn, given) as opened:
+        yield opened
 
 
 async def write(store, rows, *, blobs=(), raw=None):

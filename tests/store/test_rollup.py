@@ -19,9 +19,9 @@ from proxy.retention import Retention
 from proxy.rollup import Rollup
 from proxy.store import rollup
 from proxy.store.migrate import migrate
-from proxy.store.postgres import Store
 from proxy.store.purge import Scope, purge
 from proxy.store.rollup import EPOCH, EVER, ROWS, WIDTHS_S, Part, cover, milliseconds, places
+from tests.database import connected
 from tests.store.rows import POISON, record
 from tests.store.test_migrate import OLD_ROW, SEED
 
@@ -52,20 +52,6 @@ SELECT record_type, project_id, model_used, stop_reason, sum(counted) AS counted
     sum((SELECT COALESCE(sum(n), 0) FROM unnest(first_counts) n)) AS first
 FROM agent_summed($1, $2, $3, 600) GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """
-
-
-@pytest.fixture
-async def connection(dsn):
-    opened = await asyncpg.connect(dsn)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def store(dsn):
-    opened = Store(dsn)
-    yield opened
-    await opened.close()
 
 
 async def stale(connection):
@@ -197,25 +183,26 @@ async def test_what_is_not_over_yet_stays_noted_once(connection, store, dsn):
 
 
 async def test_a_table_that_is_taken_over_is_added_up(empty_dsn):
-    connection = await asyncpg.connect(empty_dsn)
-    await connection.execute(SEED)
-    for days in (0, 0, 3, 400):
+    async with connected(empty_dsn) as connection:
+        await connection.execute(SEED)
+        for days in (0, 0, 3, 400):
+            await connection.execute(OLD_ROW)
+            await connection.execute(
+                "UPDATE agent_telemetry SET created_at = now() - make_interval(days => $1)"
+                " WHERE created_at > now() - INTERVAL '1 hour'",
+                days,
+            )
         await connection.execute(OLD_ROW)
         await connection.execute(
-            "UPDATE agent_telemetry SET created_at = now() - make_interval(days => $1)"
-            " WHERE created_at > now() - INTERVAL '1 hour'",
-            days,
+            "UPDATE agent_telemetry SET created_at = NULL WHERE ctid = '(0,1)'"
         )
-    await connection.execute(OLD_ROW)
-    await connection.execute("UPDATE agent_telemetry SET created_at = NULL WHERE ctid = '(0,1)'")
-    await migrate(empty_dsn)
-    now = datetime.now(UTC)
-    assert await stale(connection)
-    await assert_exact(connection, now - timedelta(days=800), now)
-    await Rollup(empty_dsn).round(now + timedelta(days=1))
-    assert await stale(connection) == []
-    await assert_exact(connection, now - timedelta(days=800), now)
-    await connection.close()
+        await migrate(empty_dsn)
+        now = datetime.now(UTC)
+        assert await stale(connection)
+        await assert_exact(connection, now - timedelta(days=800), now)
+        await Rollup(empty_dsn).round(now + timedelta(days=1))
+        assert await stale(connection) == []
+        await assert_exact(connection, now - timedelta(days=800), now)
 
 
 async def test_no_row_that_can_be_stored_stops_a_writer_or_the_sums(connection, store, dsn):
@@ -306,17 +293,16 @@ async def test_whoever_empties_the_table_and_the_sums_wait_for_each_other(connec
     await store.write([record(created_at=at)])
     await Rollup(dsn).round(NOW)
     await store.write([record(created_at=at)])  # so that the sums are to be replaced
-    other = await asyncpg.connect(dsn)
-    reading = connection.transaction()
-    await reading.start()
-    await connection.fetch("SELECT FROM agent_telemetry")
-    emptying = asyncio.create_task(other.execute("TRUNCATE agent_telemetry"))
-    await waiting(connection, 1)
-    adding = asyncio.create_task(Rollup(dsn).round(NOW))
-    await waiting(connection, 2)
-    await reading.commit()
-    await asyncio.gather(emptying, adding)
-    await other.close()
+    async with connected(dsn) as other:
+        reading = connection.transaction()
+        await reading.start()
+        await connection.fetch("SELECT FROM agent_telemetry")
+        emptying = asyncio.create_task(other.execute("TRUNCATE agent_telemetry"))
+        await waiting(connection, 1)
+        adding = asyncio.create_task(Rollup(dsn).round(NOW))
+        await waiting(connection, 2)
+        await reading.commit()
+        await asyncio.gather(emptying, adding)
     await Rollup(dsn).round(NOW)
     await assert_exact(connection)
 

@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import replace
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,16 +25,14 @@ TABLE = "SELECT * FROM agent_telemetry ORDER BY id"
 
 @pytest.fixture
 async def store(dsn):
-    opened = Store(dsn, SHARED)
-    yield opened
-    await opened.close()
+    async with Store(dsn, SHARED) as opened:
+        yield opened
 
 
 @pytest.fixture
 async def full(other_dsn):
-    opened = Store(other_dsn)
-    yield opened
-    await opened.close()
+    async with Store(other_dsn) as opened:
+        yield opened
 
 
 async def count(store, table):
@@ -149,8 +146,7 @@ RECORDS = st.builds(
 def test_any_record_reads_the_same_from_both(dsn, other_dsn, rows):
     # Invariant: every column of the view is JSON-equal to the column that `full` writes.
     async def compare():
-        ours, theirs = Store(dsn, SHARED), Store(other_dsn)
-        try:
+        async with Store(dsn, SHARED) as ours, Store(other_dsn) as theirs:
             await ours.write(rows)
             await theirs.write(rows)
             ids = [row.id for row in rows]
@@ -158,9 +154,6 @@ def test_any_record_reads_the_same_from_both(dsn, other_dsn, rows):
             found = await ours.fetch(query.format("agent_telemetry_full"), ids)
             expected = await theirs.fetch(query.format("agent_telemetry"), ids)
             assert repr(found) == repr(expected)
-        finally:
-            await ours.close()
-            await theirs.close()
 
     asyncio.run(compare())
 
@@ -186,9 +179,8 @@ async def test_a_crash_is_replaced_with_what_it_refers_to(store):
 async def test_a_shared_row_that_a_full_one_replaces_holds_everything_itself(store, dsn):
     (row,) = conversation(rounds=1)
     await store.write([replace(row, outcome="proxy_crashed", chat_history=[{"role": "user"}])])
-    plain = Store(dsn)
-    await plain.write([row])
-    await plain.close()
+    async with Store(dsn) as plain:
+        await plain.write([row])
     assert await count(store, "agent_contexts") == 0
     (found,) = await store.fetch(VIEW)
     assert found["chat_history"] == row.chat_history
@@ -218,29 +210,26 @@ async def test_a_refused_row_does_not_take_the_others_with_it(store):
     assert rows[bad.id]["capture"]["rejected"] == "23514"
 
 
-async def test_what_was_remembered_and_then_pruned_is_stored_again(store, dsn):
+async def test_what_was_remembered_and_then_pruned_is_stored_again(store, connection):
     rows = conversation(rounds=4)
     await store.write(rows[:3])
-    connection = await asyncpg.connect(dsn)
     for table in ("agent_contexts", "agent_chains", "agent_messages", "agent_telemetry"):
         await connection.execute(f"DELETE FROM {table}")
-    await connection.close()
     await store.write(rows[3:])
     (found,) = await store.fetch(VIEW)
     assert found["chat_history"] == rows[3].chat_history
 
 
 async def test_writers_of_the_same_conversations_do_not_lock_each_other_out(store, dsn):
-    second = Store(dsn, SHARED)
-    talks = [conversation(rounds=6, session=f"s{n % 3}") for n in range(6)]
+    async with Store(dsn, SHARED) as second:
+        talks = [conversation(rounds=6, session=f"s{n % 3}") for n in range(6)]
 
-    async def write(target, order):
-        for talk in order:
-            for row in talk:
-                await target.write([row])
+        async def write(target, order):
+            for talk in order:
+                for row in talk:
+                    await target.write([row])
 
-    await asyncio.gather(write(store, talks), write(second, talks[::-1]))
-    await second.close()
+        await asyncio.gather(write(store, talks), write(second, talks[::-1]))
     found = {row["id"]: row["chat_history"] for row in await store.fetch(VIEW)}
     assert found == {row.id: row.chat_history for talk in talks for row in talk}
 

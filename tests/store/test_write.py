@@ -7,7 +7,6 @@ from dataclasses import replace
 from decimal import Decimal
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -15,13 +14,6 @@ from hypothesis import strategies as st
 from proxy.record import COLUMNS, DAMAGED
 from proxy.store.postgres import Store
 from tests.store.rows import NOW, POISON, record
-
-
-@pytest.fixture
-async def store(dsn):
-    opened = Store(dsn)
-    yield opened
-    await opened.close()
 
 
 async def stored(store, *columns):
@@ -230,23 +222,16 @@ async def test_a_quarantined_exchange_is_kept_as_it_was(store):
     ]
 
 
-async def test_two_stores_write_the_same_batches_at_once(dsn):
+async def test_stores_write_the_same_batches_at_once(dsn, store):
     batches = [[record() for _ in range(20)] for _ in range(10)]
-    stores = [Store(dsn) for _ in range(3)]
-    written = await asyncio.gather(
-        *(write_all(store, batches[:: 1 if n else -1]) for n, store in enumerate(stores))
-    )
+    written = await asyncio.gather(*(write_all(dsn, batches[:: 1 if n else -1]) for n in range(3)))
     assert sum(written) == 200
-    assert len(await stored(stores[0])) == 200
-    for store in stores:
-        await store.close()
+    assert len(await stored(store)) == 200
 
 
-async def write_all(store, batches):
-    total = 0
-    for batch in batches:
-        total += (await store.write(batch)).written
-    return total
+async def write_all(dsn, batches):
+    async with Store(dsn) as store:
+        return sum([(await store.write(batch)).written for batch in batches])
 
 
 JSON = st.recursive(
@@ -294,13 +279,10 @@ def test_any_value_in_gives_a_row_in_the_table(dsn, batch):
 
 
 async def written_and_read(dsn, batch):
-    store = Store(dsn)
-    try:
+    async with Store(dsn) as store:
         result = await store.write(batch)
         assert dict(result.rejected) == {}
         return {row["id"]: row for row in await stored(store)}
-    finally:
-        await store.close()
 
 
 def is_equal(one, other):
@@ -314,7 +296,7 @@ def is_equal(one, other):
     return type(one) is type(other) and json.dumps(one) == json.dumps(other)
 
 
-async def test_the_three_diagnostic_queries_run_as_they_stand(store, dsn):
+async def test_the_three_diagnostic_queries_run_as_they_stand(store, connection):
     await store.write(
         [
             record(
@@ -334,7 +316,6 @@ async def test_the_three_diagnostic_queries_run_as_they_stand(store, dsn):
         ]
     )
     await store.write([record(session_id="<thread_id>"), record(session_id="other")])
-    connection = await asyncpg.connect(dsn)
     reasons = await connection.fetch(
         "SELECT stop_reason, COUNT(*), ROUND(AVG(rounds),1) AS avg_rounds FROM agent_telemetry\n"
         " WHERE record_type='turn_summary' GROUP BY stop_reason ORDER BY 2 DESC;"
@@ -351,7 +332,6 @@ async def test_the_three_diagnostic_queries_run_as_they_stand(store, dsn):
         " WHERE session_id = '<thread_id>' ORDER BY created_at ASC;"
     )
     assert len(thread) == 5
-    await connection.close()
 
 
 async def test_the_training_view_holds_each_complete_call(store):

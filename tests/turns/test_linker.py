@@ -6,7 +6,6 @@ import random
 from datetime import timedelta
 from uuid import UUID
 
-import asyncpg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +20,7 @@ from proxy.store import links as links_sql
 from proxy.store.links import LinkStore
 from proxy.store.postgres import Store
 from proxy.store.reported import write_report
+from tests.database import connected, fetched
 from tests.turns.scripts import BEGIN, DIGESTS, LATER, Talk, judged
 
 CONFIG = load(None, {"HOME": "/"})
@@ -62,17 +62,12 @@ async def write(store, records):
 
 
 async def fetch(dsn, query):
-    connection = await asyncpg.connect(dsn)
-    try:
-        return [dict(row) for row in await connection.fetch(query)]
-    finally:
-        await connection.close()
+    return [dict(row) for row in await fetched(dsn, query)]
 
 
 async def emptied(dsn):
-    connection = await asyncpg.connect(dsn)
-    await connection.execute(f"TRUNCATE {TABLES}")
-    await connection.close()
+    async with connected(dsn) as connection:
+        await connection.execute(f"TRUNCATE {TABLES}")
 
 
 def reports():
@@ -93,23 +88,20 @@ def reports():
 
 async def linked(dsn, records, chance, reported=(), *, restarts=True):
     """Write and link in the order and batches that `chance` decides; then let time pass."""
-    store, links = Store(dsn), LinkStore(dsn)
-    left, unsaid = list(records), list(reported)
-    while left or unsaid:
-        for _ in range(chance.randint(0, len(unsaid)) if left else len(unsaid)):
-            await write_report(store, *unsaid.pop())
-        size = chance.randint(min(1, len(left)), len(left))
-        await write(store, left[:size])
-        del left[:size]
-        for _ in range(chance.randint(0, 3)):
-            if restarts and chance.random() < 0.3:
-                await links.close()
-                links = LinkStore(dsn)
-            now = chance.choice([BEGIN, BEGIN + timedelta(seconds=700), LATER])
-            await Linker(CONFIG, links, None).step(now, chance.randint(1, 5))
-    await Linker(CONFIG, links, None).settle(LATER)
-    await links.close()
-    await store.close()
+    async with Store(dsn) as store, LinkStore(dsn) as links:
+        left, unsaid = list(records), list(reported)
+        while left or unsaid:
+            for _ in range(chance.randint(0, len(unsaid)) if left else len(unsaid)):
+                await write_report(store, *unsaid.pop())
+            size = chance.randint(min(1, len(left)), len(left))
+            await write(store, left[:size])
+            del left[:size]
+            for _ in range(chance.randint(0, 3)):
+                if restarts and chance.random() < 0.3:
+                    await links.close()  # what is asked next opens another
+                now = chance.choice([BEGIN, BEGIN + timedelta(seconds=700), LATER])
+                await Linker(CONFIG, links, None).step(now, chance.randint(1, 5))
+        await Linker(CONFIG, links, None).settle(LATER)
     return await fetch(dsn, CALLS), await fetch(dsn, SUMMARIES)
 
 
@@ -123,23 +115,20 @@ async def test_a_call_that_is_seen_early_is_found_by_its_keys_later(dsn, calls_m
     kept = []
     for size in (calls_max, len(records)):
         await emptied(dsn)
-        store, links = Store(dsn), LinkStore(dsn)
-        await write(store, records)
-        while not (await Linker(CONFIG, links, None).step(LATER, size)).is_idle:
-            pass
-        kept.append(await fetch(dsn, KEYS))
-        await links.close()
-        await store.close()
+        async with Store(dsn) as store, LinkStore(dsn) as links:
+            await write(store, records)
+            while not (await Linker(CONFIG, links, None).step(LATER, size)).is_idle:
+                pass
+            kept.append(await fetch(dsn, KEYS))
     assert kept[0] == kept[1]
 
 
 async def test_an_idle_turn_behind_the_calls_that_are_looked_at_is_not_asked_for_for_ever(
-    dsn, monkeypatch
+    monkeypatch, store, links
 ):
     looked_at = links_sql._AROUND.replace(f"LIMIT {links_sql.CALLS_MAX}", "LIMIT 3")
     assert looked_at != links_sql._AROUND
     monkeypatch.setattr(links_sql, "_AROUND", looked_at)
-    store, links = Store(dsn), LinkStore(dsn)
     await write(store, Talk("s").user("go").call("hm", [("read", {"p": 1})]).records)
     linker = Linker(CONFIG, links, None)
     await linker.settle(BEGIN)
@@ -149,8 +138,6 @@ async def test_an_idle_turn_behind_the_calls_that_are_looked_at_is_not_asked_for
     await write(store, later.records)
     steps = [(await linker.step(LATER)).is_idle for _ in range(3)]
     assert steps == [False, True, True]
-    await links.close()
-    await store.close()
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +146,8 @@ def shared_dsn(postgres, template):
     name = "test_linker"
 
     async def run(statement):
-        connection = await asyncpg.connect(postgres)
-        await connection.execute(statement)
-        await connection.close()
+        async with connected(postgres) as connection:
+            await connection.execute(statement)
 
     asyncio.run(run(f"CREATE DATABASE {name} TEMPLATE {template}"))
     path, _, query = postgres.partition("?")
@@ -203,9 +189,8 @@ def test_any_order_of_commits_and_any_batches_give_the_same_rows(shared_dsn, cha
     asyncio.run(run())
 
 
-async def test_a_turn_that_goes_on_has_one_row_that_is_rewritten(dsn):
+async def test_a_turn_that_goes_on_has_one_row_that_is_rewritten(dsn, store, links):
     talk = Talk("s").user("one").call("done")
-    store, links = Store(dsn), LinkStore(dsn)
     await write(store, talk.records)
     linker = Linker(CONFIG, links, None)
     assert [r.stop_reason for _, r in (await linker.settle(BEGIN)).turns] == ["completed"]
@@ -219,8 +204,6 @@ async def test_a_turn_that_goes_on_has_one_row_that_is_rewritten(dsn):
     assert (row["rounds"], row["tool_call_count"], row["response_text"]) == (3, 1, "all of it")
     assert (row["prompt_tokens"], row["completion_tokens"], row["total_tokens"]) == (30, 6, 36)
     assert row["turn_intent"] == "action"
-    await links.close()
-    await store.close()
 
 
 async def test_a_summary_holds_what_came_back_from_the_tools(dsn):
@@ -260,35 +243,30 @@ async def test_results_without_ids_are_kept_once_however_often_they_were_sent(ds
     assert [r["latency_ms"] for r in results] == [1000, 1000]
 
 
-async def test_a_row_of_a_socket_keeps_the_socket_as_its_parent(dsn):
+async def test_a_row_of_a_socket_keeps_the_socket_as_its_parent(dsn, links):
     socket = UUID(int=7)
     talk = Talk("s").user("one").call("hm", [("read", {})]).results("ok")
     talk.call("done", parent_id=socket).user("two").call("fine")
     calls, _ = await linked(dsn, talk.records, random.Random(3))
     first, second, _ = (record.id for record in talk.records)
     assert [row["parent_id"] for row in calls] == [None, socket, second]
-    links = LinkStore(dsn)
     await links.judge_again(BEGIN)
     await Linker(CONFIG, links, None).settle(LATER)
-    await links.close()
     query = "SELECT capture #>> '{link,parent}' AS parent FROM agent_telemetry WHERE id = '%s'"
     assert await fetch(dsn, query % second) == [{"parent": str(first)}]
     assert await fetch(dsn, CALLS) == calls
 
 
 async def test_only_one_linker_works_at_a_time(dsn):
-    one, other = LinkStore(dsn), LinkStore(dsn)
-    async with one.step() as mine, other.step() as theirs:
-        assert mine is not None
-        assert theirs is None
-    async with other.step() as theirs:
-        assert theirs is not None
-    await one.close()
-    await other.close()
+    async with LinkStore(dsn) as one, LinkStore(dsn) as other:
+        async with one.step() as mine, other.step() as theirs:
+            assert mine is not None
+            assert theirs is None
+        async with other.step() as theirs:
+            assert theirs is not None
 
 
-async def test_a_step_that_fails_changes_nothing_and_is_done_again(dsn):
-    store, links = Store(dsn), LinkStore(dsn)
+async def test_a_step_that_fails_changes_nothing_and_is_done_again(store, links):
     await write(store, Talk("s").user("one").call("done").records)
 
     async def fail():
@@ -301,13 +279,11 @@ async def test_a_step_that_fails_changes_nothing_and_is_done_again(dsn):
         await fail()
     assert (await Linker(CONFIG, links, None).settle(BEGIN)).calls == 1
     assert (await Linker(CONFIG, links, None).settle(BEGIN)).calls == 0
-    await links.close()
-    await store.close()
 
 
-async def test_a_conversation_that_cannot_be_written_does_not_hold_up_the_others(dsn):
-    store, links = Store(dsn), LinkStore(dsn)
-    connection = await asyncpg.connect(dsn)
+async def test_a_conversation_that_cannot_be_written_does_not_hold_up_the_others(
+    dsn, store, links, connection
+):
     await connection.execute(
         "ALTER TABLE agent_telemetry ADD CHECK (record_type = 'llm_call' OR session_id <> 'bad')"
     )
@@ -320,46 +296,36 @@ async def test_a_conversation_that_cannot_be_written_does_not_hold_up_the_others
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)
     assert {row["session_id"] for row in await fetch(dsn, SUMMARIES)} == {"a", "c"}
-    await connection.close()
-    await links.close()
-    await store.close()
 
 
 async def links_left(connection):
     return await connection.fetchval("SELECT count(*) FROM agent_links WHERE is_pending")
 
 
-async def test_calls_are_judged_again_on_request(dsn):
+async def test_calls_are_judged_again_on_request(dsn, connection, links):
     talk = Talk("s").user("one").call("done")
     await linked(dsn, talk.records, random.Random(2))
-    connection = await asyncpg.connect(dsn)
     await connection.execute("UPDATE agent_links SET placement = placement || '{\"version\": 0}'")
-    await connection.close()
-    links = LinkStore(dsn)
     await links.judge_again(BEGIN)
     changes = await Linker(CONFIG, links, None).settle(LATER)
-    await links.close()
     assert (changes.calls, len(changes.turns)) == (1, 1)
     assert len(await fetch(dsn, SUMMARIES)) == 1
 
 
-async def test_four_linkers_at_once_do_no_more_than_one(dsn):
+async def test_four_linkers_at_once_do_no_more_than_one(dsn, store):
     records = [record for talk in conversations() for record in talk.records]
-    store = Store(dsn)
     await write(store, records)
-    stores = [LinkStore(dsn) for _ in range(4)]
 
-    async def work(links):
-        for _ in range(40):
-            await Linker(CONFIG, links, None).step(LATER, 2)
-            await asyncio.sleep(0)
+    async def work():
+        async with LinkStore(dsn) as links:
+            for _ in range(40):
+                await Linker(CONFIG, links, None).step(LATER, 2)
+                await asyncio.sleep(0)
 
-    await asyncio.gather(*(work(links) for links in stores))
-    await Linker(CONFIG, stores[0], None).settle(LATER)
+    await asyncio.gather(*(work() for _ in range(4)))
+    async with LinkStore(dsn) as links:
+        await Linker(CONFIG, links, None).settle(LATER)
     summaries = await fetch(dsn, SUMMARIES)
-    for links in stores:
-        await links.close()
-    await store.close()
     reasons = [row["stop_reason"] for row in summaries]
     ids = {record.id for record in records}
     assert len(reasons) == len({row["turn_id"] for row in summaries})

@@ -4,7 +4,6 @@ import asyncio
 import json
 import random
 
-import asyncpg
 import pytest
 from click.testing import CliRunner
 
@@ -142,13 +141,11 @@ def test_the_line_of_a_turn_names_what_an_operator_asks_for():
     assert "find it" in lines.line(row, 200)
 
 
-async def test_recompute_judges_again_from_the_table_and_says_what_changed(run, dsn):
-    connection = await asyncpg.connect(dsn)
+async def test_recompute_judges_again_from_the_table_and_says_what_changed(run, connection):
     await connection.execute(
         "UPDATE agent_telemetry SET stop_reason = 'abandoned' WHERE stop_reason = 'completed'"
     )
     await connection.execute("TRUNCATE agent_links CASCADE")
-    await connection.close()
     _, text = await in_thread(run, "recompute", "--json")
     turns = json.loads(text)["turns"]
     assert (turns["calls"], turns["turns"], turns["changed"]) == (6, 4, 2)
@@ -157,15 +154,13 @@ async def test_recompute_judges_again_from_the_table_and_says_what_changed(run, 
     assert "4 turns of 6 calls judged again: 0 changed, 0 new, 0 gone" in text
 
 
-async def test_a_turn_that_has_not_ended_is_shown_with_what_came_back(run, dsn):
+async def test_a_turn_that_has_not_ended_is_shown_with_what_came_back(run, dsn, connection):
     talk = Talk("open").user("go").call("hm", [("read", {"p": 1})]).results("found it")
     talk.call("hm", [("read", {"p": 2})])
     await linked(dsn, talk.records, random.Random(0))
-    connection = await asyncpg.connect(dsn)
     await connection.execute(
         "DELETE FROM agent_telemetry WHERE record_type = 'turn_summary' AND session_id = 'open'"
     )
-    await connection.close()
     _, text = await in_thread(run, "replay", "open")
     assert "goes on" in text
     assert "gets     found it" in text

@@ -15,7 +15,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import NAMESPACE_OID, uuid5
 
-import asyncpg
 import pytest
 
 from proxy.assemble import Assembler
@@ -26,6 +25,7 @@ from proxy.spool.writer import SpoolWriter
 from proxy.store.links import LinkStore
 from proxy.store.postgres import Store
 from tests.agents import kept
+from tests.database import connected
 from tests.e2e.stack import ROOT, until
 from tests.turns.recorded import exchange_of
 from tests.turns.scripts import Talk
@@ -125,26 +125,25 @@ async def recorded(dsn, directories, calls, chance=None):
     for directory in directories:
         directory.mkdir()
     spool(directories, calls)
-    connection = await asyncpg.connect(dsn)
+    async with connected(dsn) as connection:
 
-    async def reached(count: int, column: str) -> bool:
-        return (await connection.fetchrow(PROGRESS))[column] >= count
+        async def reached(count: int, column: str) -> bool:
+            return (await connection.fetchrow(PROGRESS))[column] >= count
 
-    async def is_done() -> bool:
-        progress = await connection.fetchrow(PROGRESS)
-        return progress["placed"] == len(calls) and not progress["is_behind"]
+        async def is_done() -> bool:
+            progress = await connection.fetchrow(PROGRESS)
+            return progress["placed"] == len(calls) and not progress["is_behind"]
 
-    with recorders(directories, dsn) as running:
-        for number in range(KILLS if chance else 0):
-            count = len(calls) * (number + 1) // (KILLS + 2)
-            column = chance.choice(["known", "placed"])
-            await until(lambda: reached(count, column), f"{count} calls are {column}")  # noqa: B023
-            victim = chance.randrange(len(running))
-            running[victim].kill()
-            running[victim].wait()
-            running[victim] = started(directories[victim], dsn)
-        await until(is_done, "all calls are placed and all turns have ended", 120)
-    await connection.close()
+        with recorders(directories, dsn) as running:
+            for number in range(KILLS if chance else 0):
+                count = len(calls) * (number + 1) // (KILLS + 2)
+                column = chance.choice(["known", "placed"])
+                await until(lambda: reached(count, column), f"{count} calls are {column}")  # noqa: B023
+                victim = chance.randrange(len(running))
+                running[victim].kill()
+                running[victim].wait()
+                running[victim] = started(directories[victim], dsn)
+            await until(is_done, "all calls are placed and all turns have ended", 120)
     return await fetch(dsn, ROWS)
 
 
@@ -172,19 +171,18 @@ async def test_calls_committed_in_any_order_come_to_the_same(dsn, other_dsn):
 
 async def committed(dsn, calls, chance):
     """The rows of calls that are written and linked in batches and steps of any size."""
-    store, links, left = Store(dsn), LinkStore(dsn), list(calls)
-    linker = Linker(load(None, {"HOME": "/"}), links, None)
-    while left:
-        size = chance.choice([1, 3, 20, 60, 200])
-        batch, left = left[:size], left[size:]
-        await store.write(
-            [each.record for each in batch], {each.record.id: each.beside for each in batch}
-        )
-        for _ in range(chance.choice([0, 1, 2])):
-            await linker.step(datetime.now(UTC), chance.choice([5, 50, 500]))
-    await linker.settle(datetime.now(UTC))
-    await store.close()
-    await links.close()
+    left = list(calls)
+    async with Store(dsn) as store, LinkStore(dsn) as links:
+        linker = Linker(load(None, {"HOME": "/"}), links, None)
+        while left:
+            size = chance.choice([1, 3, 20, 60, 200])
+            batch, left = left[:size], left[size:]
+            await store.write(
+                [each.record for each in batch], {each.record.id: each.beside for each in batch}
+            )
+            for _ in range(chance.choice([0, 1, 2])):
+                await linker.step(datetime.now(UTC), chance.choice([5, 50, 500]))
+        await linker.settle(datetime.now(UTC))
     return await fetch(dsn, ROWS)
 
 

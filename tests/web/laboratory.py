@@ -13,14 +13,13 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 
-import asyncpg
-
 from proxy.config import load
 from proxy.enrich.facts import link_of
 from proxy.linker import Linker
 from proxy.record import Beside, TelemetryRecord
 from proxy.store.links import LinkStore
 from proxy.store.postgres import Store
+from tests.database import connected
 from tests.turns.scripts import DIGESTS, Talk
 
 SEED = 20261126
@@ -303,8 +302,7 @@ _CHANGED = {
 
 async def multiply(dsn: str, times: int) -> None:
     """Copy all rows and links so often that there are `times` of each, in other conversations."""
-    connection = await asyncpg.connect(dsn)
-    try:
+    async with connected(dsn) as connection:
         for table in ("agent_telemetry", "agent_links"):
             found = await connection.fetch(
                 "SELECT attname AS name FROM pg_attribute WHERE attrelid = $1::text::regclass "
@@ -316,21 +314,15 @@ async def multiply(dsn: str, times: int) -> None:
             statement = _COPY.format(table=table, columns=", ".join(columns), values=values)
             await connection.execute(statement, times - 1)
         await connection.execute("ANALYZE")
-    finally:
-        await connection.close()
 
 
 async def fill(dsn: str, records: list[TelemetryRecord], *, now: datetime | None = None) -> None:
     """Write and link them as the recorder and the linker do, then let all idle turns end."""
-    store, links = Store(dsn), LinkStore(dsn)
-    linker = Linker(load(None, {"HOME": "/"}), links, None)
-    try:
+    async with Store(dsn) as store, LinkStore(dsn) as links:
+        linker = Linker(load(None, {"HOME": "/"}), links, None)
         for start in range(0, len(records), 500):
             batch = records[start : start + 500]
             beside = {record.id: Beside(link=link_of(record, DIGESTS)) for record in batch}
             await store.write(batch, beside)
             await linker.step(batch[-1].created_at)
         await linker.settle(now or datetime.now(UTC))
-    finally:
-        await links.close()
-        await store.close()

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlencode
 
-import asyncpg
 import pytest
 import pytest_asyncio
 
 from proxy.store.postgres import Store
+from tests.database import connected, fetched
 from tests.store.rows import record
 from tests.web import chromium
 from tests.web.laboratory import day, fill, multiply
@@ -51,11 +51,8 @@ async def address(laboratory, tmp_path_factory):
 
 
 async def one(dsn, query, *values):
-    connection = await asyncpg.connect(dsn)
-    try:
+    async with connected(dsn) as connection:
         return dict(await connection.fetchrow(query, *values))
-    finally:
-        await connection.close()
 
 
 async def pages(dsn):
@@ -191,8 +188,7 @@ async def focused(page):
 
 
 async def test_live_rows_arrive_and_wait_while_paused(browser, address, laboratory):
-    store = Store(laboratory)
-    async with chromium.watched(browser, address) as seen:
+    async with Store(laboratory) as store, chromium.watched(browser, address) as seen:
         page = seen.page
         await seen.open("/?project=live-test")
         await page.locator(".state.on").wait_for()
@@ -213,14 +209,13 @@ async def test_live_rows_arrive_and_wait_while_paused(browser, address, laborato
         await page.get_by_text("the second").wait_for()
         assert await page.locator("[data-rows] tr").count() == 2
         assert await page.get_by_text("of others").count() == 0
-    await store.close()
 
 
 async def test_a_call_that_began_long_ago_stays_when_the_list_comes_anew(
     browser, address, laboratory
 ):
-    store, now = Store(laboratory), datetime.now(UTC)
-    async with chromium.watched(browser, address) as seen:
+    now = datetime.now(UTC)
+    async with Store(laboratory) as store, chromium.watched(browser, address) as seen:
         page = seen.page
         await seen.open("/")
         await page.locator(".state.on").wait_for()
@@ -236,7 +231,6 @@ async def test_a_call_that_began_long_ago_stays_when_the_list_comes_anew(
         texts = await page.locator("[data-rows] .title").all_inner_texts()
         assert texts[0] == "the latest"
         assert texts[-2:] == ["began 6 hours ago", "began 7 hours ago"]
-    await store.close()
 
 
 async def test_a_hundred_attacks_in_every_column_are_inert(browser, tmp_path, dsn):
@@ -257,9 +251,7 @@ async def test_a_hundred_attacks_in_every_column_are_inert(browser, tmp_path, ds
             await seen.open(path)
             assert await inert(seen), path
         query = "SELECT id, session_id, project_id, outcome FROM agent_telemetry ORDER BY id"
-        connection = await asyncpg.connect(dsn)
-        rows = await connection.fetch(query)
-        await connection.close()
+        rows = await fetched(dsn, query)
         sessions = sorted({(row["session_id"], row["project_id"]) for row in rows})
         assert len(sessions) == len(PAYLOADS)
         paths = [

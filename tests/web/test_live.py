@@ -6,26 +6,19 @@ import html
 import re
 
 import aiohttp
-import asyncpg
 import pytest
 
 from proxy.errors import StoreUnavailable
 from proxy.live import WAITING_MAX, Subscription
 from proxy.page_rows import LIVE_SINCE
-from proxy.store.postgres import CHANNEL, Store
+from proxy.store.postgres import CHANNEL
 from proxy.store.viewer import Viewer
+from tests.database import connected
 from tests.store.rows import record
 from tests.web.listener import listening
 from tests.web.test_pages import NOW, get
 
 PATIENCE_S = 20
-
-
-@pytest.fixture
-async def store(dsn):
-    opened = Store(dsn)
-    yield opened
-    await opened.close()
 
 
 @contextlib.asynccontextmanager
@@ -117,25 +110,24 @@ async def test_what_is_committed_after_the_first_list_arrives(tmp_path, dsn, sto
 
 async def test_a_row_whose_reading_is_cut_off_arrives_later(tmp_path, dsn, store):
     """No look at what is latest finds this call either."""
-    operator, locker = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
-    row = record(created_at=NOW - 2 * LIVE_SINCE)
-    store._is_announcing = False
-    await store.write([row])
-    async with listening(tmp_path, dsn) as address, events(address) as following:
-        await until(following, "reset")
-        async with locker.transaction():
-            await locker.execute("LOCK TABLE agent_telemetry")
-            await operator.execute("SELECT pg_notify($1, $2)", CHANNEL, row.id.hex)
-            async with asyncio.timeout(PATIENCE_S):
-                while not await operator.fetchval(
-                    "SELECT bool_or(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE "
-                    "wait_event_type = 'Lock' AND datname = current_database() AND query LIKE $1",
-                    "%jsonb_path_query_array%",
-                ):
-                    await asyncio.sleep(0.01)
-        assert shown(await until(following, "rows")) == [str(row.id)]
-    await locker.close()
-    await operator.close()
+    async with connected(dsn) as operator, connected(dsn) as locker:
+        row = record(created_at=NOW - 2 * LIVE_SINCE)
+        store._is_announcing = False
+        await store.write([row])
+        async with listening(tmp_path, dsn) as address, events(address) as following:
+            await until(following, "reset")
+            async with locker.transaction():
+                await locker.execute("LOCK TABLE agent_telemetry")
+                await operator.execute("SELECT pg_notify($1, $2)", CHANNEL, row.id.hex)
+                async with asyncio.timeout(PATIENCE_S):
+                    while not await operator.fetchval(
+                        "SELECT bool_or(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                        "WHERE wait_event_type = 'Lock' AND datname = current_database() "
+                        "AND query LIKE $1",
+                        "%jsonb_path_query_array%",
+                    ):
+                        await asyncio.sleep(0.01)
+            assert shown(await until(following, "rows")) == [str(row.id)]
 
 
 async def test_a_page_that_is_opened_during_an_outage_is_told_so(tmp_path):
@@ -178,8 +170,11 @@ async def test_a_page_is_told_of_an_outage_and_gets_everything_afterwards(
     tmp_path, dsn, store, postgres
 ):
     name = re.search(r"@/(\w+)\?", dsn)[1]
-    admin = await asyncpg.connect(postgres)
-    async with listening(tmp_path, dsn) as address, events(address) as following:
+    async with (
+        connected(postgres) as admin,
+        listening(tmp_path, dsn) as address,
+        events(address) as following,
+    ):
         await until(following, "reset")
         await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         await admin.execute(
@@ -197,7 +192,6 @@ async def test_a_page_is_told_of_an_outage_and_gets_everything_afterwards(
         await store.write([later])
         while str(later.id) not in shown((await following())[1]):
             pass
-    await admin.close()
 
 
 async def _written(store, row):
@@ -208,8 +202,9 @@ async def _written(store, row):
     return True
 
 
-async def test_the_database_is_followed_once_and_only_while_a_page_is_open(tmp_path, dsn, store):
-    connection = await asyncpg.connect(dsn)
+async def test_the_database_is_followed_once_and_only_while_a_page_is_open(
+    tmp_path, dsn, store, connection
+):
 
     async def listeners():
         return await connection.fetchval(
@@ -230,7 +225,6 @@ async def test_the_database_is_followed_once_and_only_while_a_page_is_open(tmp_p
         # A stream that is closed is noticed when something is sent, here a row.
         await store.write([record()])
         await until_listeners(0)
-    await connection.close()
 
 
 async def test_a_listener_that_stops_ends_its_streams(tmp_path, dsn):
@@ -254,9 +248,8 @@ async def test_a_bad_filter_is_refused(tmp_path, dsn):
         assert "kind" in await answer.text()
 
 
-async def test_what_is_not_announced_shows_after_a_while(tmp_path, dsn, monkeypatch):
+async def test_what_is_not_announced_shows_after_a_while(tmp_path, dsn, monkeypatch, connection):
     monkeypatch.setattr("proxy.live.POLL_S", 0.05)
-    connection = await asyncpg.connect(dsn)
     async with listening(tmp_path, dsn) as address, events(address) as following:
         await until(following, "reset")
         id = await connection.fetchval(
@@ -265,7 +258,6 @@ async def test_what_is_not_announced_shows_after_a_while(tmp_path, dsn, monkeypa
         )
         while str(id) not in shown(await until(following, "reset")):
             pass
-    await connection.close()
 
 
 async def test_a_page_that_does_not_keep_up_is_told_how_much_it_missed():

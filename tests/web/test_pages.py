@@ -7,11 +7,10 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import aiohttp
-import asyncpg
 import pytest
 
 from proxy.rollup import Rollup
-from proxy.store.postgres import Store
+from tests.database import connected
 from tests.store.rows import POISON, record
 from tests.turns.scripts import Talk
 from tests.web.laboratory import fill
@@ -70,12 +69,11 @@ async def test_a_page_that_takes_too_long_asks_for_less_and_not_again(tmp_path, 
 async def test_a_page_comes_back_with_the_database(tmp_path, dsn):
     async with listening(tmp_path, dsn) as address:
         await get(address, "/conversations")
-        connection = await asyncpg.connect(dsn)
-        await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE pid <> pg_backend_pid() AND datname = current_database()"
-        )
-        await connection.close()
+        async with connected(dsn) as connection:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
         async with aiohttp.ClientSession() as session:
             # The first may still be given the connection that was lost.
             seen = [(await session.get(f"{address}/conversations")).status for _ in range(3)]
@@ -236,18 +234,14 @@ async def test_the_overview_says_the_same_once_it_is_added_up(tmp_path, dsn):
     assert "to be added up" not in well
 
 
-async def test_whatever_a_row_holds_has_its_page(tmp_path, dsn):
+async def test_whatever_a_row_holds_has_its_page(tmp_path, dsn, store, connection):
     """Invariant: every row that the store takes can be shown."""
     rows = [
         record(**{"session_id": f"poison-{number}", **values, "created_at": NOW})
         for number, values in enumerate(POISON[::4])
     ]
-    store = Store(dsn)
     await store.write(rows)
-    await store.close()
-    connection = await asyncpg.connect(dsn)
     stored = await connection.fetch("SELECT id, session_id, project_id FROM agent_telemetry")
-    await connection.close()
     async with listening(tmp_path, dsn) as address, aiohttp.ClientSession() as session:
         path = "/conversations"
         while path:
