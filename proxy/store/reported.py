@@ -10,8 +10,9 @@ from typing import Any
 from uuid import UUID
 
 from proxy.report import FeedbackReport, Report, TurnReport, turn_of
+from proxy.store.jsonb import json_of
 from proxy.store.postgres import Store
-from proxy.store.storable import json_of, session_of
+from proxy.store.storable import session_of
 from proxy.turn import conversation_id
 
 _TURN = """

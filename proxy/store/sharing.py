@@ -19,7 +19,8 @@ from typing import Any, TypeAlias
 import orjson
 
 from proxy.record import TelemetryRecord
-from proxy.store.storable import Cleaning, Rule, json_pieces, json_text, required_text, storable
+from proxy.store.jsonb import Cleaning, json_pieces, json_text
+from proxy.store.storable import Rule, required_text, storable
 
 NO_HISTORY, NO_PROMPT = "[]", ""  # what the row holds instead
 COLUMNS = frozenset({"chat_history", "system_prompt", "request_params"})

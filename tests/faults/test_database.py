@@ -4,8 +4,8 @@ import pytest
 
 from proxy.errors import StoreUnavailable
 from proxy.store import postgres
+from proxy.store.jsonb import BYTES_MAX, KEPT_BYTES_MAX
 from proxy.store.postgres import Store
-from proxy.store.storable import BYTES_MAX, KEPT_BYTES_MAX
 from tests.faults.poison import POISON
 from tests.faults.scale import IS_FULL, left, note
 from tests.faults.wire import Cut, MessageWire

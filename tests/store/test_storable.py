@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.record import COLUMNS
-from proxy.store import storable as module
+from proxy.store.jsonb import DEPTH_MAX
 from proxy.store.storable import storable
 from tests.store.rows import NOW, POISON, nested, record
 
@@ -126,10 +126,10 @@ def test_json_numbers_stay_exact_or_become_strings(number, kept, is_changed):
 
 @pytest.mark.parametrize("kind", [list, dict])
 def test_depth_is_capped_and_the_rest_kept_as_json_text(kind):
-    deepest = nested(module.DEPTH_MAX - 1, kind)
+    deepest = nested(DEPTH_MAX - 1, kind)
     assert row(chat_history=[deepest])["chat_history"] == [deepest]
     assert sanitized(chat_history=[deepest]) == {}
-    found = row(chat_history=[nested(module.DEPTH_MAX + 9, kind)])
+    found = row(chat_history=[nested(DEPTH_MAX + 9, kind)])
     assert found["capture"]["sanitized"] == {"chat_history": ["depth"]}
     inner = found["chat_history"]
     while not isinstance(inner, str):
@@ -139,7 +139,7 @@ def test_depth_is_capped_and_the_rest_kept_as_json_text(kind):
 
 def test_text_of_what_is_too_deep_keeps_nul_as_an_escape():
     deep = ["\0 \ud800 é", {"a": [1.5, None, True, float("inf"), 10**400], 5: ()}]
-    for _ in range(module.DEPTH_MAX):
+    for _ in range(DEPTH_MAX):
         deep = [deep]
     found = row(chat_history=deep)["chat_history"]
     while not isinstance(found, str):
@@ -274,9 +274,10 @@ def test_what_was_changed_is_said_in_capture():
 
 
 def test_sizes_are_capped(monkeypatch):
-    monkeypatch.setattr(module, "BYTES_MAX", 64)
-    monkeypatch.setattr(module, "KEPT_BYTES_MAX", 16)
-    monkeypatch.setattr(module, "NODES_MAX", 20)
+    for module in ("jsonb", "storable"):
+        monkeypatch.setattr(f"proxy.store.{module}.BYTES_MAX", 64)
+    monkeypatch.setattr("proxy.store.jsonb.KEPT_BYTES_MAX", 16)
+    monkeypatch.setattr("proxy.store.jsonb.NODES_MAX", 20)
     found = row(response_text="é" * 40, error="short")
     assert found["response_text"] == "é" * 32
     assert found["error"] == "short"
