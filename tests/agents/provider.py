@@ -10,8 +10,8 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from tests.agents.script import Place, Scenario, Step, places
+from tests.serving import serving
 
 MODEL = "laboratory-1"
 PART = 6  # of an answer that breaks off: this many of its events are sent
@@ -54,16 +55,8 @@ class Provider:
             {key: list(places(key, t)) for each in scenarios for key, t in each.scripts().items()}
         )
 
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
-        runner = web.ServerRunner(web.Server(self._guarded), shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        try:
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-        finally:
-            await runner.cleanup()
+    def serving(self) -> AbstractAsyncContextManager[str]:
+        return serving(self._guarded)
 
     async def _guarded(self, request: web.BaseRequest) -> web.StreamResponse:
         try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 
 from aiohttp import web
+
+from tests.serving import serving
 
 TEXT = "Hello!"
 USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
@@ -113,8 +115,7 @@ async def _stream(
     return response
 
 
-@asynccontextmanager
-async def answering(port: int = 0) -> AsyncIterator[str]:
+def answering(port: int = 0) -> AbstractAsyncContextManager[str]:
     """Serve all of them; gives the address."""
     app = web.Application(client_max_size=2**26)
     app.router.add_post("/v1/chat/completions", chat)
@@ -122,11 +123,4 @@ async def answering(port: int = 0) -> AsyncIterator[str]:
     app.router.add_post("/v1/messages", messages)
     for version in ("v1", "v1beta"):
         app.router.add_post(f"/{version}/models/{{model}}", gemini)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        host, bound = runner.addresses[0][:2]
-        yield f"http://{host}:{bound}"
-    finally:
-        await runner.cleanup()
+    return serving(app, port)

@@ -7,13 +7,14 @@ so that a row can be compared with what the client received, whichever call it b
 import asyncio
 import hashlib
 import json
-import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
 from aiohttp import web
+
+from tests.serving import serving
 
 PIECES = 8
 AT_ONCE_MAX = 200  # agents wait for each other where a machine is slow to start a process again
@@ -77,17 +78,8 @@ class Provider:
         await response.write_eof()
         return response
 
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
-        runner = web.ServerRunner(web.Server(self._guarded), shutdown_timeout=0.1)
-        await runner.setup()
-        sock = socket.socket()
-        sock.bind(("127.0.0.1", 0))
-        await web.SockSite(runner, sock).start()
-        try:
-            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-        finally:
-            await runner.cleanup()
+    def serving(self) -> AbstractAsyncContextManager[str]:
+        return serving(self._guarded)
 
     async def _guarded(self, request: web.BaseRequest) -> web.StreamResponse:
         try:

@@ -20,10 +20,11 @@ from proxy.gateway_app import LAG_EVERY_S, watch_lag
 from proxy.metrics import GatewayMetrics
 from proxy.spool.reader import SpoolReader
 from tests.e2e.provider import Provider, events, whole
-from tests.e2e.stack import Stack, free_port, until
+from tests.e2e.stack import Stack, until
 from tests.faults.scale import IS_FULL
 from tests.faults.small_disk import mounted
 from tests.faults.test_outage import one_call
+from tests.serving import serving
 from tests.spool.samples import read_all, totals
 
 GROWTH_MB_MAX = 100
@@ -104,12 +105,10 @@ async def test_large_calls_at_once_fit_a_little_memory(tmp_path):
                 digest.update(piece)
         digests.append(digest.hexdigest())
 
-    runner = web.ServerRunner(web.Server(answer))
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port := free_port()).start()
     settings = {"CAPTURE__MAX_BODY_BYTES": "100000"}
     async with (
-        Stack(tmp_path / "data", f"http://127.0.0.1:{port}", role="gateway", **settings) as stack,
+        serving(answer) as upstream,
+        Stack(tmp_path / "data", upstream, role="gateway", **settings) as stack,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
         await call(session, stack.url)
@@ -117,7 +116,6 @@ async def test_large_calls_at_once_fit_a_little_memory(tmp_path):
         await asyncio.gather(*(call(session, stack.url) for _ in range(calls)))
         growth = peak_mb(stack) - before
     assert growth < GROWTH_MB_MAX < 2 * calls * len(body) / 2**20 / 3
-    await runner.cleanup()
     assert digests == [sha256(body).hexdigest()] * 2 * (calls + 1)
     assert set(recorded(stack).values()) == {Outcome.COMPLETE}
     assert totals(spool_of(stack)).stored == calls + 1
@@ -147,15 +145,12 @@ async def test_what_a_body_holds_costs_the_gateway_nothing(tmp_path):
         return web.Response(body=body, content_type="application/json")
 
     spent = {numbers: 0.0, text: 0.0}
-    runner = web.ServerRunner(web.Server(answer))
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port := free_port()).start()
-    provider = Provider(0.05)
     async with (
-        provider.serving() as canary,
+        serving(answer) as upstream,
+        Provider(0.05).serving() as canary,
         Stack(
             tmp_path / "data",
-            f"http://127.0.0.1:{port}",
+            upstream,
             role="gateway",
             UPSTREAMS__ANTHROPIC__URL=canary,
             UPSTREAMS__ANTHROPIC__DIALECT="openai",
@@ -171,7 +166,6 @@ async def test_what_a_body_holds_costs_the_gateway_nothing(tmp_path):
                     assert await got.read() == body
                 spent[body] += processor_s(stack) - before
         assert await stream == b"".join(events("canary"))
-    await runner.cleanup()
     assert spent[numbers] - spent[text] < times * reading_s / 2, (spent.values(), reading_s)
 
 

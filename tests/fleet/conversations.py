@@ -3,12 +3,13 @@
 import asyncio
 import itertools
 import json
-import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 from aiohttp import web
+
+from tests.serving import serving
 
 AT_A_TIME = 32
 TOOL = {"type": "function", "function": {"name": "step", "parameters": {"type": "object"}}}
@@ -47,17 +48,8 @@ async def _answer(request: web.BaseRequest) -> web.StreamResponse:
     return web.json_response(answer)
 
 
-@asynccontextmanager
-async def provider() -> AsyncIterator[str]:
-    runner = web.ServerRunner(web.Server(_answer), shutdown_timeout=0.1)
-    await runner.setup()
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
-    await web.SockSite(runner, sock).start()
-    try:
-        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-    finally:
-        await runner.cleanup()
+def provider() -> AbstractAsyncContextManager[str]:
+    return serving(_answer)
 
 
 async def talk(urls: Sequence[str], count: int) -> None:

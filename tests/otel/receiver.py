@@ -11,6 +11,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.serving import serving
+
 
 @dataclass(frozen=True)
 class Received:
@@ -64,15 +66,8 @@ async def receiving() -> AsyncIterator[Receiver]:
     app = web.Application(client_max_size=2**26)
     app.router.add_post("/v1/traces", receiver.traces)
     app.router.add_post("/v1/metrics", receiver.measurements)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        receiver.url = f"http://{host}:{port}"
+    async with serving(app) as receiver.url:
         yield receiver
-    finally:
-        await runner.cleanup()
 
 
 async def _body(request: web.Request) -> bytes:

@@ -10,6 +10,7 @@ from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
 
 from tests.e2e.stack import Stack, until
 from tests.otel.receiver import receiving
+from tests.serving import serving
 
 KNOWN = {value for name, value in vars(names).items() if name.startswith("GEN_AI_")}
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -41,12 +42,8 @@ async def _answer(request: web.Request) -> web.Response:
 async def provider():
     app = web.Application()
     app.router.add_post("/v1/chat/completions", _answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    yield f"http://{host}:{port}"
-    await runner.cleanup()
+    async with serving(app) as url:
+        yield url
 
 
 async def _turn(url: str, headers: dict[str, str]) -> None:
