@@ -237,7 +237,9 @@ def _outcome(exchange: Exchange, end: End, call: ModelCall) -> Outcome:
     answer, ended = call.answer, end.outcome
     if ended is Outcome.CLIENT_DISCONNECTED and (answer.is_terminated or answer.has_finished_item):
         ended = Outcome.COMPLETE
-    if ended in _BREAKS and answer.is_terminated:
+    # Where nothing came in time, the error answer is the gateway's own.
+    breaks = _BREAKS if status < 400 else (Outcome.PROXY_CRASHED,)
+    if ended in breaks and answer.is_terminated:
         ended = Outcome.COMPLETE
     if ended is not Outcome.COMPLETE:
         return ended

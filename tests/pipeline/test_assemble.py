@@ -17,8 +17,9 @@ from proxy.captured import unpacked
 from proxy.config import load
 from proxy.enrich.canonical import Digests
 from proxy.enrich.media import restore
-from proxy.exchange import Exchange, Labels
+from proxy.exchange import Exchange, Labels, Outcome
 from proxy.turn import End
+from proxy.wire.refusals import Refusal
 from tests.pipeline.exchanges import chat, exchange
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 400
@@ -142,3 +143,31 @@ def test_bytes_that_the_wire_did_not_keep_are_counted(tmp_path: Path) -> None:
     assert given.end is not None
     cut = replace(given, end=replace(given.end, response_kept=given.end.response_bytes - 5))
     assert capture_of(assembled(cut, tmp_path))["truncated"] == {"request": 0, "response": 5}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        (Outcome.UPSTREAM_TIMEOUT, 504),
+        (Outcome.UPSTREAM_RESET, 502),
+        (Outcome.UPSTREAM_UNREACHABLE, 502),
+    ],
+)
+def test_an_error_that_the_gateway_answered_itself_is_no_answer_of_the_provider(
+    tmp_path: Path, outcome: Outcome, status: int
+) -> None:
+    answered = Refusal(status, "the upstream was silent for 600 s", "openai").body
+    given = exchange(chat("x").request, answered, status=status)
+    assert given.end is not None
+    ended = replace(given, end=replace(given.end, outcome=outcome, error="told"))
+    row = assembled(ended, tmp_path).record
+    assert (row.outcome, row.status) == (outcome.value, status)
+    assert row.error == "agent-telemetry: the upstream was silent for 600 s"
+
+
+def test_a_gateway_that_died_after_an_error_was_answered_leaves_that_error(tmp_path: Path) -> None:
+    given = exchange(chat("x").request, b'{"error": {"message": "slow down"}}', status=429)
+    assert given.end is not None
+    ended = replace(given, end=replace(given.end, outcome=Outcome.PROXY_CRASHED))
+    row = assembled(ended, tmp_path).record
+    assert (row.outcome, row.error) == ("upstream_error", "slow down")
