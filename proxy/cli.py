@@ -43,7 +43,7 @@ class _Commands(click.Group):
             _fail(f"{error.format_message()}{hint}", error.exit_code)
         except ProxyError as error:
             _fail(str(error), error.exit_code)
-        except (KeyboardInterrupt, click.Abort):
+        except (KeyboardInterrupt, click.Abort, asyncio.CancelledError):
             sys.exit(130)
         except Exception as error:
             if is_debugging():

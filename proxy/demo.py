@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -39,7 +40,13 @@ _MODEL = "demo-model"
 
 
 async def run(say: Callable[[str], None], show: Callable[[Config, str], Any]) -> None:
-    """Play the demonstration; `say` prints a line, `show` prints the rows of a session."""
+    """Play the demonstration; `say` prints a line, `show` prints the rows of a session.
+
+    A signal that would end the process cancels it instead, so that nothing is left behind.
+    """
+    playing, loop = asyncio.current_task(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, cast(asyncio.Task[None], playing).cancel)
     provider = await asyncio.start_server(_provide, "127.0.0.1", 0)
     with tempfile.TemporaryDirectory(prefix="agent-telemetry-demo-") as directory:
         config, environment = _configuration(Path(directory), provider.sockets[0].getsockname()[1])
@@ -174,6 +181,7 @@ async def _provide(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
                     0.03
                 )  # a model takes its time; so do the columns ttft and duration
                 writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+                await writer.drain()
             writer.write(b"0\r\n\r\n")
             await writer.drain()
     writer.close()

@@ -172,7 +172,8 @@ class Supervisor:
         if child.sock is not None:
             command += ["--fd", str(child.sock.fileno())]
             fds.append(child.sock.fileno())
-        child.process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
+        with _interrupts_held():
+            child.process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
         child.started_at = time.monotonic()
 
     def _revive(self, child: _Child) -> None:
@@ -241,6 +242,16 @@ class Supervisor:
                 event("process does not stop; killing it", logging.WARNING, role=role)
                 process.kill()
                 process.wait()
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """What is started here never sees SIGINT, though a terminal sends it to all: we stop it."""
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
 def forget_metrics(config: Config) -> IO[bytes]:

@@ -186,6 +186,7 @@ class EmbeddedServer:
                 stdout=log,
                 stderr=log,
                 preexec_fn=_end_with_parent(),
+                process_group=0,  # a terminal's SIGINT would stop it first, and it goes last
                 **_as_account(self._cluster, account),
             )
         self._wait_until_ready()

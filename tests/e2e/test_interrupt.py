@@ -1,0 +1,110 @@
+"""Ctrl-C: a terminal sends it to every process of the program, and it ends in order even so."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+
+import aiohttp
+import pytest
+
+from proxy.spool.totals import read_totals, summed
+from tests.e2e.provider import Provider
+from tests.e2e.stack import ROOT, Stack, until
+
+CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+
+class Foreground(Stack):
+    """A `serve` that leads a process group of its own, as one that a shell starts."""
+
+    def interrupt(self) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    async def start(self) -> None:
+        with open(self.log, "ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "proxy", self.role],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    async def ended(self) -> int:
+        assert self.process is not None
+        return await asyncio.to_thread(self.process.wait, 120)
+
+
+async def test_an_interrupt_while_processes_start_prints_no_traceback(tmp_path):
+    async with Foreground(tmp_path / "data", "http://127.0.0.1:9") as stack:
+
+        async def found() -> bool:
+            return bool(stack.processes("admin"))
+
+        await until(found, "the last process is being started")
+        stack.interrupt()
+        assert await stack.ended() == 0
+    assert "Traceback" not in stack.log_text()
+    assert "process ended" not in stack.log_text()
+
+
+async def test_a_call_that_an_interrupt_lets_end_is_stored_before_the_database_stops(tmp_path):
+    provider = Provider(pause_s=0.2)
+    async with provider.serving() as url, Foreground(tmp_path / "data", url) as stack:
+        await until(stack.is_serving, "the gateway answers")
+        await stack.until_ready()
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{stack.url}/openai/v1/chat/completions", json=CHAT) as answer,
+        ):
+            await answer.content.readany()
+            stack.interrupt()
+            assert b"[DONE]" in await answer.read()
+        assert await stack.ended() == 0
+    totals = summed(read_totals(tmp_path / "data" / "spool"))
+    assert (totals.captured, totals.stored, totals.waiting) == (1, 1, 0)
+
+
+def test_an_interrupt_while_the_program_is_loaded_prints_no_traceback():
+    script = "import os, signal, proxy.__main__ as program, sys\n"
+    script += "class Interrupted:\n"
+    script += "    def find_spec(self, name, path, target=None):\n"
+    script += "        if name == 'proxy.cli': os.kill(os.getpid(), signal.SIGINT)\n"
+    script += "sys.meta_path.insert(0, Interrupted())\n"
+    script += "sys.modules.pop('proxy.cli', None)\n"
+    script += "program.run()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_demonstration_that_is_ended_leaves_nothing(tmp_path, number):
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "demo"),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    while b"model: calls" not in (line := await process.stdout.readline()):
+        assert line
+    process.send_signal(number)
+    _, said = await process.communicate()  # returns once nobody holds the pipe any more
+    assert process.returncode == 130
+    assert said.strip() == b""
+    assert list(tmp_path.iterdir()) == []
