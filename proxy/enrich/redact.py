@@ -32,6 +32,7 @@ from proxy.record import TelemetryRecord
 CREDENTIAL = "credential"
 TOO_DEEP = "too_deep"
 DEPTH_MAX = 200  # below Python's recursion limit; what lies deeper is replaced, not passed on
+NUMBER_MIN = 10**12  # a shorter one is no card
 CACHED_CHARS_MIN = 64  # a shorter text is searched sooner than looked up
 CACHE_ENTRIES_MAX = 20_000
 SOUGHT_MAX = 256  # agents' keys; each is known by another name in each gateway process
@@ -266,7 +267,7 @@ class Scan:
         if isinstance(value, str):
             return self.text(value)
         if not isinstance(value, (list, dict)):
-            return value
+            return self._number(value)
         return self._named(value, self._key(value))
 
     def _named(self, value: Json, key: bytes | None) -> Json:
@@ -315,7 +316,9 @@ class Scan:
     def _walk(self, value: Json, depth: int) -> Json:
         if isinstance(value, str):
             return self.text(value)
-        if not isinstance(value, (list, dict)) or is_reference(value):
+        if not isinstance(value, (list, dict)):
+            return self._number(value)
+        if is_reference(value):
             return value
         if depth >= DEPTH_MAX:
             self.counts[TOO_DEEP] += 1
@@ -323,6 +326,13 @@ class Scan:
         if isinstance(value, list):
             return [self._walk(item, depth + 1) for item in value]
         return self._object(value, lambda item: self._walk(item, depth + 1))
+
+    def _number(self, value: Json) -> Json:
+        """A number is looked into as well where it is as long as a card's."""
+        if not isinstance(value, int) or value < NUMBER_MIN:
+            return value
+        clean = self.text(text := str(value))
+        return value if clean == text else clean
 
     def _object(self, value: dict[str, Json], walk: Callable[[Json], Json]) -> dict[str, Json]:
         """Names are walked too; names that become alike are numbered, so that no value is lost."""

@@ -13,18 +13,23 @@ Shapes of providers' tokens follow the providers' documentation and the rule set
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One kind of secret. `check` decides about a match that the pattern alone cannot judge."""
+    """One kind of secret. `check` decides about a match that the pattern alone cannot judge,
+    `within` finds the secrets inside of one."""
 
     name: str
     pattern: str
     keywords: tuple[str, ...] = ()  # none: the pattern is tried on every text
     check: Callable[[str], bool] | None = None
+    within: Callable[[str], Iterator[Span]] | None = None
 
 
 def is_not_placeholder(secret: str) -> bool:
@@ -69,6 +74,47 @@ def is_address(text: str) -> bool:
 def is_phone(text: str) -> bool:
     """ITU-T E.164 allows 15 digits at most; fewer than 8 is a number of something else."""
     return 8 <= sum(char.isdigit() for char in text) <= 15
+
+
+# Numbers are written in groups, and what stands beside one may look like another group of it.
+_GROUP = re.compile(r"[^ .\-]+")
+_CARD_GROUPS = re.compile(
+    r"\d{13,19}|\d{4}(?:[ -]\d{4}){3}(?:[ -]\d{1,3})?|\d{4}[ -]\d{6}[ -]\d{4,5}"
+)
+
+
+def cards(text: str) -> Iterator[Span]:
+    """The cards in a run of digits: all of it, or those that are grouped as cards are."""
+    if is_card(text):
+        yield 0, len(text)
+        return
+    groups = [found.span() for found in _GROUP.finditer(text)]
+    behind = 0
+    for number, (start, _) in enumerate(groups):
+        ends = [end for _, end in reversed(groups[number : number + 5])] if start >= behind else []
+        for end in ends:
+            part = text[start:end]
+            if _CARD_GROUPS.fullmatch(part) and is_card(part):
+                yield start, end
+                behind = end
+                break
+
+
+def is_card(text: str) -> bool:
+    """Whether these digits can be a payment card's: its issuer's kind, and the check digit."""
+    return text[0] in "23456" and passes_luhn(text)
+
+
+def beginning(check: Callable[[str], bool]) -> Callable[[str], Iterator[Span]]:
+    """The longest beginning of a match, in whole groups, that passes the check."""
+
+    def found(text: str) -> Iterator[Span]:
+        for end in reversed([group.end() for group in _GROUP.finditer(text)]):
+            if check(text[:end]):
+                yield 0, end
+                return
+
+    return found
 
 
 _IPV4 = r"(?:(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])\.){3}(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
@@ -285,21 +331,23 @@ SECRETS: tuple[Rule, ...] = (
 )
 
 PII: tuple[Rule, ...] = (
-    Rule("email", r"\b[A-Za-z0-9._%+\-]{1,64}@(?:[A-Za-z0-9\-]{1,63}\.)+[A-Za-z]{2,24}\b", ("@",)),
+    Rule("email", r"[\pL0-9._%+\-]{1,64}@(?:[\pL0-9\-]{1,63}\.)+\pL{2,24}", ("@",)),
     # Not behind a point: the digits of a fraction pass Luhn as often as any.
-    Rule("card", r"(?:^|[^\w.\-])([2-6][0-9](?:[ -]?[0-9]){11,17})\b", (), passes_luhn),
+    Rule(
+        "card",
+        r"(?:^|[^\w.\-]|\\[nrtbf])([0-9](?:[ -]?[0-9]){12,99})\b",
+        within=cards,
+    ),
     Rule(
         "iban",
-        r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",
-        (),
-        passes_mod97,
+        r"(?:\b|\\[nrtbf])([A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?)\b",
+        within=beginning(passes_mod97),
     ),
     Rule(
         "phone",
         r"\+[0-9]{1,3}(?:[ .\-]?\(?[0-9]{1,5}\)?){2,6}\b"
         r"|(?:\([0-9]{3}\)[ ]?|\b[0-9]{3}[.\-])[0-9]{3}[.\-][0-9]{4}\b",
-        (),
-        is_phone,
+        within=beginning(is_phone),
     ),
     Rule(
         "ip",

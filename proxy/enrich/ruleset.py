@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import re2
 
-from proxy.enrich.redact_rules import Rule
+from proxy.enrich.redact_rules import Rule, Span
 from proxy.errors import ConfigError
 
 PASSES_MAX = 8  # two are the rule: one that changes something, one that does not
@@ -107,28 +107,33 @@ class _Compiled:
         groups = range(1, self.pattern.groups + 1)
         count = end = 0
         for found in self.pattern.finditer(data):
-            first, last = _secret_span(found, groups)
-            if not self._is_secret(data, first, last, has_marks=has_marks):
-                continue
-            kept += (data[end:first], mark)
-            count, end = count + 1, last
+            for first, last in self._secrets(data, _secret_span(found, groups)):
+                if has_marks and _is_within_mark(data, first, last):
+                    continue
+                kept += (data[end:first], mark)
+                count, end = count + 1, last
         return (b"".join((*kept, data[end:])), count) if count else (data, 0)
 
-    def _is_secret(self, data: bytes, first: int, last: int, *, has_marks: bool) -> bool:
-        secret = data[first:last]
-        if not secret or (has_marks and _is_within_mark(data, first, last)):
-            return False
-        check = self.rule.check
-        return check is None or check(secret.decode("utf-8", "replace"))
+    def _secrets(self, data: bytes, span: Span) -> Iterator[Span]:
+        """The secrets in a match, as the rule judges them."""
+        first, last = span
+        check, within = self.rule.check, self.rule.within
+        if first == last:
+            return
+        text = data[first:last].decode("utf-8", "replace") if check or within else ""
+        if within is not None:  # its matches are ASCII: offsets of characters are those of bytes
+            yield from ((first + start, first + end) for start, end in within(text))
+        elif check is None or check(text):
+            yield span
 
 
-def _secret_span(found: Any, groups: range) -> tuple[int, int]:
+def _secret_span(found: Any, groups: range) -> Span:
     """The group that took part, else the whole match."""
     for group in groups:
-        span: tuple[int, int] = found.span(group)
+        span: Span = found.span(group)
         if span[0] >= 0:
             return span
-    whole: tuple[int, int] = found.span()
+    whole: Span = found.span()
     return whole
 
 

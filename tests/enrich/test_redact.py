@@ -157,6 +157,47 @@ def test_numbers_that_fail_their_check_are_not_personal_data(text: str) -> None:
     assert redacted(text, config=EVERY_PII) == text
 
 
+CARD = "4111 1111 1111 1111"
+BESIDE = {  # what is written beside a number may look like more of it
+    f"{CARD} 12/27 123": "[REDACTED:card] 12/27 123",
+    "4111111111111111 123": "[REDACTED:card] 123",
+    f"2024 {CARD}": "2024 [REDACTED:card]",
+    f"30 1234567 {CARD} 4": "30 1234567 [REDACTED:card] 4",
+    f"{CARD} 5500 0000 0000 0004": "[REDACTED:card] [REDACTED:card]",
+    "378282246310005 1234": "[REDACTED:card] 1234",
+    f"a\\n{CARD}": "a\\n[REDACTED:card]",  # of JSON inside of a text
+    "BE68 5390 0754 7034 EUR": "[REDACTED:iban] EUR",
+    "AT61 1904 3002 3457 3201 BIC BKAUATWW": "[REDACTED:iban] BIC BKAUATWW",
+    "a\\nDE89370400440532013000": "a\\n[REDACTED:iban]",
+    "+1 415 555 2671 10001": "[REDACTED:phone] 10001",
+    f"+49 30 1234567 {CARD}": "[REDACTED:phone] [REDACTED:card]",
+    "jürgen@bücher.example": "[REDACTED:email]",
+}
+
+
+@pytest.mark.parametrize("text", BESIDE)
+def test_numbers_are_found_whatever_stands_beside_them(text: str) -> None:
+    assert redacted(text, config=EVERY_PII) == BESIDE[text]
+
+
+def test_a_card_that_is_a_number_in_json_is_found() -> None:
+    card = 4111111111111111
+    given = record(
+        tool_calls=[{"id": "c", "name": "pay", "arguments": {"card": card, "cents": 1999}}],
+        request_params={"seed": card, "metadata": [card], "at": 1764183600000},
+    )
+    found, counts = redact(Redactor(EVERY_PII), given, start())
+    assert found.tool_calls == [
+        {"id": "c", "name": "pay", "arguments": {"card": "[REDACTED:card]", "cents": 1999}}
+    ]
+    assert found.request_params == {
+        "seed": "[REDACTED:card]",
+        "metadata": ["[REDACTED:card]"],
+        "at": 1764183600000,
+    }
+    assert counts == {"card": 3}
+
+
 def test_personal_data_is_left_alone_unless_asked_for() -> None:
     assert redacted("ann@example.org 203.0.113.77") == "ann@example.org 203.0.113.77"
     only = Redaction(pii=("ip",))
