@@ -1,7 +1,8 @@
 """Reports: the diagnostic questions as SQL. Pure.
 
 Each takes the beginning of the time span ($1) and a project or NULL ($2). Column names are what a
-reader sees; `_ms` and `_percent` at their end tell a view how to write the values.
+reader sees; `_ms` and `_percent` at their end tell a view how to write the values. Rows of a table
+that was taken over do not say how they went (`outcome` is NULL), and hold what others wrote.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ _WHICH = {
     "<span>": _SPAN,
     "<turns>": f"record_type = 'turn_summary' AND {_SPAN}",
     "<calls>": f"record_type = 'llm_call' AND {_SPAN}",
+    "<latency>": "CASE jsonb_typeof(result -> 'latency_ms') WHEN 'number'"
+    " THEN (result ->> 'latency_ms')::numeric END",
 }
 _QUERIES = {
     "stop-reasons": """
@@ -28,12 +31,11 @@ ORDER BY created_at DESC LIMIT 50
 """,
     "tools": """
 SELECT COALESCE(result ->> 'name', '?') AS tool, count(*) AS results,
-    count(*) FILTER (WHERE (result ->> 'is_error')::boolean) AS errors,
-    round(100.0 * count(*) FILTER (WHERE (result ->> 'is_error')::boolean) / count(*), 1)
+    count(*) FILTER (WHERE result -> 'is_error' = 'true') AS errors,
+    round(100.0 * count(*) FILTER (WHERE result -> 'is_error' = 'true') / count(*), 1)
         AS errors_percent,
-    percentile_cont(0.5) WITHIN GROUP (ORDER BY (result ->> 'latency_ms')::bigint)::bigint
-        AS median_ms,
-    max((result ->> 'latency_ms')::bigint) AS slowest_ms
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY <latency>)::bigint AS median_ms,
+    max(<latency>)::bigint AS slowest_ms
 FROM agent_telemetry
     CROSS JOIN LATERAL jsonb_array_elements(
         CASE jsonb_typeof(tool_results) WHEN 'array' THEN tool_results ELSE '[]' END) AS result
@@ -52,8 +54,7 @@ GROUP BY session_id, project_id ORDER BY last DESC LIMIT 50
 """,
     "models": """
 SELECT model_used AS model, count(*) AS calls,
-    round(100.0 * count(*) FILTER (WHERE outcome IS DISTINCT FROM 'complete') / count(*), 1)
-        AS failed_percent,
+    round(100.0 * count(*) FILTER (WHERE outcome <> 'complete') / count(*), 1) AS failed_percent,
     sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
     round(sum(cost_usd), 4) AS cost_usd
 FROM agent_telemetry WHERE <calls> GROUP BY model_used ORDER BY calls DESC, model LIMIT 50
@@ -64,7 +65,7 @@ SELECT model_used AS model, count(*) AS calls,
     percentile_cont(0.95) WITHIN GROUP (ORDER BY ttft_ms)::bigint AS first_p95_ms,
     percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms)::bigint AS median_ms,
     percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_ms)::bigint AS p95_ms
-FROM agent_telemetry WHERE <calls> AND outcome = 'complete'
+FROM agent_telemetry WHERE <calls> AND COALESCE(outcome, 'complete') = 'complete'
 GROUP BY model_used ORDER BY calls DESC, model LIMIT 50
 """,
     "tokens": """
@@ -79,7 +80,7 @@ ORDER BY prompt_tokens DESC NULLS LAST, project, model LIMIT 50
     "errors": """
 SELECT outcome, status, model_used AS model, count(*) AS calls, max(created_at) AS last,
     left(max(error), 200) AS error
-FROM agent_telemetry WHERE <calls> AND outcome IS DISTINCT FROM 'complete'
+FROM agent_telemetry WHERE <calls> AND outcome <> 'complete'
 GROUP BY outcome, status, model_used ORDER BY calls DESC, last DESC LIMIT 50
 """,
 }

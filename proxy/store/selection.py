@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 _IS_ERROR = (
-    "(record_type = 'llm_call' AND outcome IS DISTINCT FROM 'complete'"
+    "(record_type = 'llm_call' AND outcome <> 'complete'"
     " OR record_type = 'turn_summary' AND stop_reason IS DISTINCT FROM 'completed')"
 )
 

@@ -108,6 +108,31 @@ async def test_reports_count_what_happened(run):
     assert text == "early-cut: nothing in this time\n"
 
 
+async def test_rows_of_a_table_that_was_taken_over_are_no_failures(dsn, monkeypatch):
+    """They say neither how they went nor, maybe, what they have to say in our form."""
+    monkeypatch.setenv("DATABASE_URL", dsn)
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(
+        "INSERT INTO agent_telemetry (record_type, model_used, system_prompt, chat_history,"
+        " tool_results, duration_ms) VALUES ('llm_call', 'old', '', '[]', NULL, 7),"
+        """ ('turn_summary', 'old', '', '[]', '[1, "x", {"name": "f", "is_error": "no",'
+        ' "latency_ms": 1.5}, {"name": "f", "is_error": true, "latency_ms": "9"}]', 7)"""
+    )
+    await connection.close()
+
+    async def report(name):
+        arguments = ("report", name, "--since", SINCE, "--json")
+        return json.loads((await in_thread(CliRunner().invoke, main, arguments)).output)
+
+    assert [(row["calls"], row["failed_percent"]) for row in await report("models")] == [(1, "0.0")]
+    assert await report("errors") == []
+    assert [(row["calls"], row["median_ms"]) for row in await report("latency")] == [(1, 7)]
+    assert [
+        (row["tool"], row["results"], row["errors"], row["slowest_ms"])
+        for row in await report("tools")
+    ] == [("?", 2, 0, None), ("f", 2, 1, 2)]
+
+
 def test_the_command_offers_every_report():
     assert set(REPORT_NAMES) == set(REPORTS)
 
