@@ -29,7 +29,7 @@ from proxy.call import Json
 from proxy.injected import CALLING, Injection, Reading, read
 from proxy.nouns import noun
 
-VERSION = 2
+VERSION = 3
 PLAIN_KEPT_CHARS = 16_384
 
 _MODEL_ROLES = ("assistant", "model", "CHATBOT")
@@ -136,6 +136,8 @@ def _of_model(message: dict[str, Json]) -> Iterator[Part]:
             text = part.get("text", part.get("refusal"))
             if isinstance(text, str):
                 yield from _said(text)
+    if isinstance(refusal := message.get("refusal"), str):
+        yield from _said(refusal)
     calls = message.get("tool_calls")
     for call in [*(calls if isinstance(calls, list) else ()), message.get("function_call")]:
         if isinstance(call, dict):

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 
+import asyncpg
 import pytest
 from click.testing import CliRunner
 

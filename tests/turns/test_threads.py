@@ -67,6 +67,14 @@ def test_ids_that_begin_anew_in_each_answer_do_not_mix_up_rounds():
     assert found.placements[other.records[0].id].parent == talk.records[3].id  # its twin
 
 
+def test_a_refusal_that_the_client_sends_back_in_its_own_member_continues():
+    talk = Talk().user("one").call("I cannot", is_kept=False, capture={"refusal": True})
+    talk.messages.append({"role": "assistant", "content": None, "refusal": "I cannot"})
+    found = judged(talk.user("two").call("done"))
+    assert set(found.sessions) == {str(talk.records[0].id)}
+    assert found.reasons == ["refused", "completed"]
+
+
 def test_like_conversations_take_turns():
     talks = [Talk(has_ids=False).wait(n / 10).user("hi").call("hm", [("read", {})]) for n in (0, 1)]
     for talk in talks:
