@@ -29,8 +29,8 @@ from bench.targets import Target, free_port, ours, until_listening
 from proxy.exchange import AnswerHead, End, Outcome, Start
 from proxy.spool.totals import read_totals, summed
 from proxy.spool.writer import SpoolWriter
+from proxy.store.channel import CHANNEL
 from proxy.store.embedded import dsn
-from proxy.store.postgres import CHANNEL
 from proxy.wire.tap import mint_id
 
 EVENTS_PER_S = 1000  # in all, however many streams share them

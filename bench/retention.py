@@ -29,9 +29,10 @@ from proxy.assemble import Assembled
 from proxy.record import Beside, TelemetryRecord
 from proxy.retention import Done, Retention
 from proxy.store import partitions
+from proxy.store.connection import Connection, connect
 from proxy.store.embedded import EmbeddedServer
 from proxy.store.migrate import migrate
-from proxy.store.postgres import Connection, Store, connect
+from proxy.store.postgres import Store
 
 ROWS = 1_000_000
 DAYS = 4

@@ -28,9 +28,10 @@ from bench.storage_document import publish
 from proxy import config
 from proxy.assemble import Assembled
 from proxy.running import spare_the_collector
+from proxy.store.connection import Connection, connect
 from proxy.store.embedded import NAME, EmbeddedServer
 from proxy.store.migrate import migrate
-from proxy.store.postgres import Connection, Store, connect
+from proxy.store.postgres import Store
 from proxy.store.reports import REPLAY
 from tests.spool.samples import a_writer, write_call
 

@@ -21,8 +21,8 @@ from proxy import config
 from proxy.errors import RowRejected, StoreMisconfigured, StoreUnavailable
 from proxy.log import describe, event
 from proxy.store import partitions
+from proxy.store.connection import Connection, connect, translated
 from proxy.store.expire import Place, expire_batch
-from proxy.store.postgres import Connection, connect, translated
 from proxy.store.prune import sweep
 from proxy.store.purge import Purged, Scope, delete_alone, delete_batch
 from proxy.store.transfer import LOCK as COPY

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from proxy.errors import RowRejected, StoreMisconfigured, StoreTooSlow, StoreUnavailable
 from proxy.log import describe, event
 from proxy.store import rollup
-from proxy.store.postgres import STATEMENT_TIMEOUT_S, Connection, connect, translated
+from proxy.store.connection import STATEMENT_TIMEOUT_S, Connection, connect, translated
 
 EVERY_S = 30.0
 LOCK = 0x73756D  # "sum" in ASCII; the key of the advisory lock, the same in every version

@@ -7,16 +7,13 @@ deletion until the commit, so that nobody who prunes can take it away from under
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import orjson
 
 from proxy.record import Beside, Blob, TelemetryRecord
+from proxy.store.connection import Connection
 from proxy.turn import Link
-
-if TYPE_CHECKING:
-    from proxy.store.postgres import Connection
 
 KEPT = "kept"  # the reason of a raw exchange whose row was stored
 

@@ -16,7 +16,8 @@ from uuid import UUID
 
 import orjson
 
-from proxy.store.postgres import Connection, Row, connect, translated
+from proxy.store.connection import Connection, connect, translated
+from proxy.store.postgres import Row
 from proxy.store.prune import release
 from proxy.store.shared import SharedWriter
 from proxy.store.sharing import MESSAGES_MAX, SCHEMAS, Shared

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from proxy.store.postgres import Connection, Row
+from proxy.store.connection import Connection
+from proxy.store.postgres import Row
 from proxy.store.prune import release
 from proxy.store.purge import delete_blobs
 

@@ -20,7 +20,9 @@ import orjson
 
 from proxy.record import COLUMNS, TelemetryRecord
 from proxy.store.beside import write_links
-from proxy.store.postgres import CHANNEL, NOTIFIED_MAX, Connection, Row, connect, translated
+from proxy.store.channel import announce
+from proxy.store.connection import Connection, connect, translated
+from proxy.store.postgres import Row
 from proxy.store.storable import session_of, storable
 from proxy.turn import Facts, Link, Placement, Reported, conversation_id
 
@@ -394,9 +396,7 @@ class Step:
     async def write_summaries(self, records: Sequence[TelemetryRecord]) -> None:
         """Write or rewrite the rows of ended turns, and announce them."""
         await self._connection.executemany(_SUMMARY, [storable(record) for record in records])
-        for start in range(0, len(records), NOTIFIED_MAX):
-            payload = ",".join(record.id.hex for record in records[start : start + NOTIFIED_MAX])
-            await self._connection.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
+        await announce(self._connection, [record.id for record in records])
 
     async def forget_summaries(self, ids: Sequence[UUID]) -> None:
         """Delete the rows of turns that turned out to be part of others."""

@@ -12,7 +12,7 @@ from importlib import resources
 
 from proxy.errors import ProxyError, RowRejected, StoreMisconfigured
 from proxy.record import COLUMNS
-from proxy.store.postgres import Connection, connect, translated
+from proxy.store.connection import Connection, connect, translated
 
 LOCK = 0x6167656E74  # "agent" in ASCII; the key of the advisory lock, the same in every version
 VERSION_MIN = 13

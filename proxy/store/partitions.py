@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import date, timedelta
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from proxy.store.postgres import Connection
+from proxy.store.connection import Connection
 
 TABLES = ("agent_messages", "agent_chains")
 UNDATED = date(1970, 1, 1)

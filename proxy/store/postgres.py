@@ -5,43 +5,38 @@ existing ids alone, but for the few cases in `_MERGE`. So a batch may be written
 times. A row that PostgreSQL refuses is found by halving the batch; the others are stored, and in
 its place goes a stub without content. The ids of what was written are announced on the channel
 `agent_telemetry` as part of the same transaction.
-
-No error that leaves this module carries a value: PostgreSQL quotes rows in its messages, so only
-the SQLSTATE is kept, and foreign exceptions are not chained.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 from uuid import UUID
 
 import asyncpg
 
 from proxy import config
-from proxy.errors import RowRejected, StoreMisconfigured, StoreUnavailable
+from proxy.errors import RowRejected, StoreUnavailable
 from proxy.record import COLUMNS, DAMAGED, Beside, TelemetryRecord
 from proxy.store.beside import write_beside, write_blobs, write_links
-from proxy.store.faults import fault
+from proxy.store.channel import Listener, announce, listening
+from proxy.store.connection import (
+    CONNECT_TIMEOUT_S,
+    WRITE_TIMEOUT_S,
+    Connection,
+    connect,
+    read_json,
+    translated,
+)
 from proxy.store.selection import Selection
 from proxy.store.shared import SharedWriter, amend_shared, forget, split_amendment
 from proxy.store.storable import storable
 
-CHANNEL = "agent_telemetry"
-CONNECT_TIMEOUT_S = 10.0
-STATEMENT_TIMEOUT_S = 60.0  # the server's own limit; ours is a little longer
-LOCK_TIMEOUT_S = 10.0
-WRITE_TIMEOUT_S = 90.0  # one transaction, also where the connection is dead without an error
-NOTIFIED_MAX = 240  # ids in one notification: 33 characters each, 8,000 bytes at most
-
 Row = dict[str, Any]
-Connection: TypeAlias = "asyncpg.Connection[Any]"  # generic in its stubs only
 
 _NAMES = ", ".join(COLUMNS)
 _BATCH = "agent_telemetry_batch"
@@ -265,9 +260,7 @@ class Store:
             await self._shared.write(connection, ids)
         await write_beside(connection, records, set(ids), beside)
         if self._is_announcing:
-            for start in range(0, len(ids), NOTIFIED_MAX):
-                payload = ",".join(id.hex for id in ids[start : start + NOTIFIED_MAX])
-                await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
+            await announce(connection, ids)
         await self._committed(connection)
         if self._shared is not None:
             self._shared.committed()
@@ -312,7 +305,7 @@ class Store:
                 with translated():
                     if self._reader is None or self._reader.is_closed():
                         self._reader = await connect(self._dsn)
-                        await _read_json(self._reader)
+                        await read_json(self._reader)
                     found = await self._reader.fetch(query, *values)
             except BaseException:
                 if self._reader is not None:
@@ -348,90 +341,9 @@ class Store:
         )
         return {row["id"] for row in found}
 
-    @contextlib.asynccontextmanager
-    async def listen(self) -> AsyncIterator[Listener]:
+    def listen(self) -> contextlib.AbstractAsyncContextManager[Listener]:
         """Hear of every batch that is committed from now on. Uses a connection of its own."""
-        connection = await connect(self._dsn)
-        try:
-            listener = Listener(connection)
-            with translated():
-                await connection.add_listener(CHANNEL, listener.heard)
-            yield listener
-        finally:
-            connection.terminate()
-
-
-class Listener:
-    """What was announced on the channel and not yet taken."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._announced: asyncio.Queue[tuple[UUID, ...]] = asyncio.Queue()
-        self._connection = connection
-        connection.add_termination_listener(self._ended)
-
-    def heard(self, connection: object, pid: int, channel: str, payload: object) -> None:
-        """Called by the driver. Anybody may notify: what is no list of ids is ignored."""
-        with contextlib.suppress(ValueError):
-            self._announced.put_nowait(tuple(UUID(hex=part) for part in str(payload).split(",")))
-
-    async def next(self, timeout_s: float) -> tuple[UUID, ...]:
-        """The ids of the next batch, or none after a while. Raises StoreUnavailable."""
-        if self._connection.is_closed() and self._announced.empty():
-            raise StoreUnavailable("the connection to PostgreSQL was lost")
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._announced.get()
-        except TimeoutError:
-            return ()
-
-    def _ended(self, connection: object) -> None:
-        self._announced.put_nowait(())
-
-
-async def connect(dsn: str, *, statement_timeout_s: float = STATEMENT_TIMEOUT_S) -> Connection:
-    """A connection with limits on everything. Raises StoreUnavailable or StoreMisconfigured.
-
-    No prepared statements are kept, so that a pooler between us and the server does no harm.
-    `statement_timeout_s` = 0: no limit.
-    """
-    with translated():
-        return await asyncpg.connect(
-            dsn,
-            timeout=CONNECT_TIMEOUT_S,
-            command_timeout=statement_timeout_s * 1.2 or None,
-            statement_cache_size=0,
-            server_settings={
-                "application_name": "agent-telemetry",
-                "client_min_messages": "warning",
-                "idle_in_transaction_session_timeout": f"{2 * WRITE_TIMEOUT_S:.0f}s",
-                "jit": "off",
-                "lock_timeout": f"{LOCK_TIMEOUT_S:.0f}s",
-                "statement_timeout": f"{statement_timeout_s:.0f}s",
-                "timezone": "UTC",
-            },
-        )
-
-
-async def _read_json(connection: Connection) -> None:
-    await connection.set_type_codec(
-        "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads
-    )
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """PostgreSQL's and the driver's errors as ours. Not chained: their texts quote rows."""
-    try:
-        yield
-    except asyncpg.PostgresError as error:
-        raise fault(error.sqlstate) from None
-    except asyncpg.ClientConfigurationError:
-        raise StoreMisconfigured("store.dsn: is no connection string of PostgreSQL") from None
-    except (asyncpg.InterfaceError, asyncpg.InternalClientError):
-        raise StoreUnavailable("the connection to PostgreSQL was lost") from None
-    except OSError as error:  # TimeoutError is one
-        reason = os.strerror(error.errno) if error.errno else "no answer in time"
-        raise StoreUnavailable(f"PostgreSQL does not answer: {reason}") from None
+        return listening(self._dsn)
 
 
 def _deduplicated(records: Sequence[TelemetryRecord]) -> list[TelemetryRecord]:

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import date
-from typing import TYPE_CHECKING
 from uuid import UUID
 
-if TYPE_CHECKING:
-    from proxy.store.postgres import Connection
+from proxy.store.connection import Connection
 
 PAGE_ROWS = 1000
 

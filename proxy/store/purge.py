@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from proxy.store.postgres import Connection, Row, Store, connect, translated
+from proxy.store.connection import Connection, connect, translated
+from proxy.store.postgres import Row, Store
 from proxy.store.prune import release
 
 BATCH_ROWS = 500

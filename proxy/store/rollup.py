@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from proxy.store.postgres import Connection
+from proxy.store.connection import Connection
 
 WIDTHS_S = (86_400, 3600, 600)  # each a multiple of the next; the last is added up from rows
 BASE = timedelta(seconds=WIDTHS_S[-1])

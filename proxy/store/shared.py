@@ -15,15 +15,13 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from proxy.record import TelemetryRecord
+from proxy.store.connection import Connection
 from proxy.store.partitions import UNDATED, is_there
 from proxy.store.sharing import COLUMNS, Hash, Shared, split, split_values
-
-if TYPE_CHECKING:
-    from proxy.store.postgres import Connection
 
 KNOWN_MAX = 200_000  # histories remembered; about 150 bytes each
 SHORT = 2  # messages of a history that is inserted at once; longer ones are looked up first

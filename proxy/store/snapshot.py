@@ -11,7 +11,8 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from proxy.store.postgres import Connection, Row, connect, translated
+from proxy.store.connection import Connection, connect, translated
+from proxy.store.postgres import Row
 
 FETCHED_ROWS = 500
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from proxy.errors import ProxyError
 from proxy.store import partitions
-from proxy.store.postgres import Connection, connect, translated
+from proxy.store.connection import Connection, connect, translated
 
 PIECE_ROWS = 200  # held in memory at once
 LOCK = 0x636F7079  # "copy" in ASCII

@@ -15,7 +15,9 @@ from importlib import resources
 from typing import Any
 
 from proxy.errors import RowRejected
-from proxy.store.postgres import Connection, Listener, Row, Store, connect, translated
+from proxy.store.channel import Listener, listening
+from proxy.store.connection import Connection, connect, translated
+from proxy.store.postgres import Row
 
 CONNECTIONS_MAX = 4
 STATEMENT_TIMEOUT_S = 60.0
@@ -45,7 +47,7 @@ class Viewer:
 
     def listen(self) -> contextlib.AbstractAsyncContextManager[Listener]:
         """Hear of every batch that is committed from now on."""
-        return Store(self._dsn).listen()
+        return listening(self._dsn)
 
     async def close(self) -> None:
         while self._idle:

@@ -78,7 +78,7 @@ def test_pure_modules_touch_neither_clock_nor_world(name):
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("asyncpg", ("store/postgres", "store/embedded")),
+        ("asyncpg", ("store/connection", "store/postgres")),
         ("aiohttp", ("admin/",)),
         ("opentelemetry", ("otel/sender",)),
         ("nats", ("fleet/",)),

@@ -12,8 +12,9 @@ import pytest
 
 from proxy.record import COLUMNS, Beside
 from proxy.store import convert
+from proxy.store.connection import connect
 from proxy.store.migrate import migrate
-from proxy.store.postgres import Store, connect
+from proxy.store.postgres import Store
 from proxy.store.shared import SharedWriter
 from proxy.store.storable import storable
 from tests.database import connected

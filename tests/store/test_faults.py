@@ -19,10 +19,11 @@ from proxy.errors import (
     StoreUnavailable,
 )
 from proxy.store import postgres
+from proxy.store.channel import CHANNEL, NOTIFIED_MAX
 from proxy.store.embedded import EmbeddedServer
 from proxy.store.faults import fault
 from proxy.store.migrate import migrate
-from proxy.store.postgres import CHANNEL, NOTIFIED_MAX, Store
+from proxy.store.postgres import Store
 from tests.database import connected
 from tests.faults.small_disk import enlarge, mounted
 from tests.store.rows import NOW, record

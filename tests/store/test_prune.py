@@ -8,7 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from proxy.store.postgres import Store, connect
+from proxy.store.connection import connect
+from proxy.store.postgres import Store
 from proxy.store.prune import release, sweep
 from proxy.store.purge import Scope, purge
 from proxy.store.shared import SharedWriter

@@ -14,8 +14,9 @@ from proxy.errors import StoreUnavailable
 from proxy.record import Beside
 from proxy.retention import Done, Retention
 from proxy.store import partitions
+from proxy.store.connection import connect
 from proxy.store.partitions import UNDATED
-from proxy.store.postgres import Store, connect
+from proxy.store.postgres import Store
 from tests.commands.test_upkeep import OWN
 from tests.commands.test_upkeep import SHARED as EVERYBODYS
 from tests.store.rows import record

@@ -11,7 +11,7 @@ import pytest
 from proxy.errors import StoreUnavailable
 from proxy.live import WAITING_MAX, Subscription
 from proxy.page_rows import LIVE_SINCE
-from proxy.store.postgres import CHANNEL
+from proxy.store.channel import CHANNEL
 from proxy.store.viewer import Viewer
 from tests.database import connected
 from tests.store.rows import record
