@@ -28,7 +28,8 @@ from proxy.errors import ProxyError, StoreMisconfigured, StoreUnavailable
 from proxy.log import describe, event
 from proxy.metrics import LinkerMetrics
 from proxy.record import TelemetryRecord
-from proxy.store.links import Asked, Known, LinkStore, Step
+from proxy.store.link_step import Asked, Known, Step
+from proxy.store.links import LinkStore
 from proxy.store.postgres import Row
 from proxy.turn import Ending, Facts, Kind, Placement, Reported, Turn, conversation_id
 from proxy.views import lines

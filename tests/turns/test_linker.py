@@ -16,7 +16,7 @@ from proxy.enrich.threads import place
 from proxy.linker import Linker
 from proxy.record import Beside
 from proxy.report import TurnReport
-from proxy.store import links as links_sql
+from proxy.store import link_step
 from proxy.store.links import LinkStore
 from proxy.store.postgres import Store
 from proxy.store.reported import write_report
@@ -126,9 +126,9 @@ async def test_a_call_that_is_seen_early_is_found_by_its_keys_later(dsn, calls_m
 async def test_an_idle_turn_behind_the_calls_that_are_looked_at_is_not_asked_for_for_ever(
     monkeypatch, store, links
 ):
-    looked_at = links_sql._AROUND.replace(f"LIMIT {links_sql.CALLS_MAX}", "LIMIT 3")
-    assert looked_at != links_sql._AROUND
-    monkeypatch.setattr(links_sql, "_AROUND", looked_at)
+    looked_at = link_step._AROUND.replace(f"LIMIT {link_step.CALLS_MAX}", "LIMIT 3")
+    assert looked_at != link_step._AROUND
+    monkeypatch.setattr(link_step, "_AROUND", looked_at)
     await write(store, Talk("s").user("go").call("hm", [("read", {"p": 1})]).records)
     linker = Linker(CONFIG, links, None)
     await linker.settle(BEGIN)
