@@ -22,9 +22,10 @@ from bench import report
 from bench.backlog import fill
 from bench.compare import body_of
 from proxy import assemble
-from proxy.config import Config, load
+from proxy.config import Config
 from proxy.enrich.canonical import Digests
 from proxy.enrich.redact import Scan
+from proxy.environment import load
 from proxy.exchange import Outcome
 from proxy.spool.reader import SpoolReader
 from proxy.spool.stall import StallGuard

@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 from uuid import NAMESPACE_OID, uuid5
 
 from proxy.assemble import Assembled, Assembler
-from proxy.config import load
 from proxy.endpoints import classify
 from proxy.enrich.canonical import Digests
 from proxy.enrich.facts import link_of
+from proxy.environment import load
 from proxy.exchange import AnswerHead, End, Exchange, Outcome, Piece, Start
 from proxy.record import Beside, TelemetryRecord
 from tests.turns import recorded

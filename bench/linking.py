@@ -25,9 +25,9 @@ from uuid import uuid4
 import asyncpg
 
 from bench import report
-from proxy.config import load
 from proxy.enrich.canonical import Digests
 from proxy.enrich.facts import link_of
+from proxy.environment import load
 from proxy.linker import Linker
 from proxy.record import Beside, TelemetryRecord
 from proxy.store.embedded import EmbeddedServer

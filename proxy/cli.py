@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 import click
 
 from proxy import __version__, cli_data, cli_read, cli_spool
-from proxy.config import Config, effective, is_debugging, load, share_metrics
+from proxy.config import Config, effective
+from proxy.environment import is_debugging, load, share_metrics
 from proxy.errors import ProxyError
 from proxy.log import describe
 from proxy.options import F, instant, print_json, with_config

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from proxy.config import load
+from proxy.environment import load
 from proxy.options import PIPE_WIDTH, instant, print_json, with_config
 
 if TYPE_CHECKING:

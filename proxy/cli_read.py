@@ -12,7 +12,8 @@ from uuid import UUID
 
 import click
 
-from proxy.config import Config, load
+from proxy.config import Config
+from proxy.environment import load
 from proxy.options import PIPE_WIDTH, instant, print_json, with_config
 
 if TYPE_CHECKING:

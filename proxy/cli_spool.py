@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from proxy.config import load
+from proxy.environment import load
 from proxy.options import print_json, with_config
 
 

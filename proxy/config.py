@@ -1,8 +1,6 @@
-"""Config: every setting, where it comes from, and what is wrong with it.
+"""Config: every setting, what it may be, and how it is shown.
 
-TOML file, then environment (`AGENT_TELEMETRY__SECTION__KEY`), the environment winning; the only
-module that reads the environment. Every secret `X` can be given as `X_file`. Unknown keys are
-errors; no file at all is a valid configuration. `config.example.toml` documents each key.
+`environment` says where they come from; `config.example.toml` documents each key.
 """
 
 from __future__ import annotations
@@ -10,10 +8,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-import os
-import re
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -25,16 +19,12 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from proxy import forms
-from proxy.errors import ConfigError
 
-ENV_PREFIX = "AGENT_TELEMETRY__"
-ENV_FILE = "AGENT_TELEMETRY_CONFIG"
 MIB = 1024 * 1024
 
 Content = Literal["full", "metadata"]
@@ -332,45 +322,6 @@ class Config(Section):
         return self.store.dsn.get_secret_value() if self.store.dsn else None
 
 
-def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
-    """The effective configuration from file and environment.
-
-    `path` wins over `AGENT_TELEMETRY_CONFIG`. Raises ConfigError that names file, key and remedy.
-    """
-    environ = os.environ if environ is None else environ
-    path = path or (Path(environ[ENV_FILE]) if environ.get(ENV_FILE) else None)
-    values = _from_file(path) if path else {}
-    sources: dict[tuple[str, ...], str] = {}
-    _merge_environment(values, environ, sources)
-    _read_secret_files(values, path, sources)
-    values.setdefault("data_dir", str(_state_dir(environ)))
-    values["upstreams"] = _with_built_in(values.get("upstreams", {}), path)
-    try:
-        return Config(**values)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, path, sources)) from None
-
-
-def is_debugging() -> bool:
-    """Whether a developer asked for tracebacks."""
-    return bool(os.environ.get("AGENT_TELEMETRY_DEBUG"))
-
-
-def share_metrics(config: Config) -> None:
-    """Make this process and its children write their metrics into one directory.
-
-    prometheus-client chooses its kind of value from the environment when it is first imported, so
-    this comes before `proxy.metrics`. Raises ConfigError where the directory cannot be made.
-    """
-    try:
-        config.metrics_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"data_dir: {config.data_dir}: {error.strerror}; choose a directory this user can write"
-        ) from None
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(config.metrics_dir)
-
-
 def effective(config: Config) -> dict[str, Any]:
     """Every key with its value, secrets masked, as plain JSON values."""
     masked: dict[str, Any] = json.loads(config.model_dump_json())
@@ -398,122 +349,3 @@ def is_loopback(listen: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(where[0]).is_loopback
     return False
-
-
-def _from_file(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not valid TOML: {error}") from None
-
-
-def _merge_environment(
-    values: dict[str, Any], environ: Mapping[str, str], sources: dict[tuple[str, ...], str]
-) -> None:
-    if environ.get("DATABASE_URL"):
-        _put(values, ("store", "dsn"), environ["DATABASE_URL"], "DATABASE_URL")
-        sources["store", "dsn"] = "DATABASE_URL"
-    for variable in sorted(environ):
-        if not variable.upper().startswith(ENV_PREFIX):
-            continue
-        keys = tuple(variable[len(ENV_PREFIX) :].lower().split("__"))
-        if keys[0] == "upstreams" and len(keys) > 1:
-            keys = (keys[0], keys[1].replace("_", "-"), *keys[2:])
-        _put(values, keys, _parsed(keys, environ[variable]), variable)
-        sources[keys] = variable
-
-
-def _put(values: dict[str, Any], keys: tuple[str, ...], value: Any, variable: str) -> None:
-    for key in keys[:-1]:
-        values = values.setdefault(key, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"{variable}: {key!r} is a value, not a section")
-    values.pop(f"{keys[-1]}_file", None)  # of the configuration's file, over which this wins
-    values[keys[-1]] = value
-
-
-def _parsed(keys: tuple[str, ...], text: str) -> Any:
-    """Lists and tables as JSON (a list also separated by commas); the rest stays text."""
-    if text[:1] in "[{":
-        with contextlib.suppress(json.JSONDecodeError):
-            return json.loads(text)
-    if keys[-1] in ("client_tokens", "hosts", "pii", "servers"):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    return text
-
-
-SECRETS = (
-    ("gateway", "client_tokens"),
-    ("store", "dsn"),
-    ("admin", "token"),
-    ("otel", "headers"),
-    ("nats", "password"),
-    ("nats", "token"),
-)
-
-
-def _read_secret_files(
-    values: dict[str, Any], path: Path | None, sources: dict[tuple[str, ...], str]
-) -> None:
-    upstreams = values.get("upstreams", {})
-    named = upstreams if isinstance(upstreams, dict) else {}
-    for *section, key in (*SECRETS, *(("upstreams", name, "api_key") for name in named)):
-        table: Any = values
-        for part in section:
-            table = table.get(part, {}) if isinstance(table, dict) else {}
-        file = table.pop(f"{key}_file", None) if isinstance(table, dict) else None
-        if file is None:
-            continue
-        name = (*section, f"{key}_file")
-        where = f"{sources.get(name) or path}: {'.'.join(name)}: {file}"
-        try:
-            text = Path(str(file)).expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, RuntimeError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-            raise ConfigError(f"{where}: {reason}") from None
-        if not text:
-            raise ConfigError(f"{where}: is empty; put the secret into it, or leave the key out")
-        table[key] = text.split() if key == "client_tokens" else text
-        sources[*section, key] = str(file)
-
-
-def _with_built_in(given: Any, path: Path | None) -> dict[str, Any]:
-    if not isinstance(given, dict) or not all(isinstance(v, dict) for v in given.values()):
-        raise ConfigError(f"{path or 'environment'}: upstreams: write tables [upstreams.NAME]")
-    merged: dict[str, Any] = {
-        name: {"url": url, "dialect": dialect} for name, (url, dialect) in BUILT_IN.items()
-    }
-    for name, upstream in given.items():
-        merged[name] = merged.get(name, {}) | upstream
-    return merged
-
-
-def _state_dir(environ: Mapping[str, str]) -> Path:
-    """The XDG base directory specification has relative ones ignored."""
-    base = Path(environ.get("XDG_STATE_HOME") or "")
-    if not base.is_absolute():
-        base = Path("/", environ.get("HOME") or "", ".local/state")
-    return base / "agent-telemetry"
-
-
-_KEY_IN_MESSAGE = re.compile(r"([a-z_]+(?:\.[a-z_]+)?): ")
-
-
-def _explain(error: ValidationError, path: Path | None, sources: dict[tuple[str, ...], str]) -> str:
-    """The first problem as one line: source, key, what is wrong, what to do."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    keys = tuple(str(part) for part in first["loc"])
-    named = (v for k, v in sources.items() if keys and keys[: len(k)] == k[: len(keys)])
-    variable = next(named, None)
-    where = variable or (str(path) if path else "configuration")
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "unknown key; config.example.toml lists every key"
-    elif first["type"] == "missing":
-        message = "is missing; set it"
-    if key := _KEY_IN_MESSAGE.match(message):  # of a rule that looks at several keys
-        keys, message = (*keys, key[1]), message[key.end() :]
-    rest = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {'.'.join(keys) or 'settings'}: {message}{rest}"

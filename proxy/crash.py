@@ -18,7 +18,7 @@ import threading
 from types import TracebackType
 from typing import Any
 
-from proxy.config import is_debugging
+from proxy.environment import is_debugging
 from proxy.log import describe, event
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h

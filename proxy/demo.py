@@ -21,7 +21,8 @@ from typing import Any, cast
 
 import orjson
 
-from proxy.config import Config, load
+from proxy.config import Config
+from proxy.environment import load
 from proxy.errors import ProxyError
 from proxy.probe import gateway_answers
 from proxy.reading import is_ready

@@ -1,7 +1,7 @@
 """Metrics: every Prometheus series this program emits, declared in one place.
 
 Each process of the program writes its own files in a directory they share (prometheus-client's
-multiprocess mode, chosen by `config.share_metrics` before this module is imported); the admin
+multiprocess mode, chosen by `environment.share_metrics` before this module is imported); the admin
 process adds them up. The conservation totals are not here: they are read from the spool, where
 they are durable.
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from proxy.config import ENV_FILE
+from proxy.environment import ENV_FILE
 from proxy.since import instant_of
 
 PIPE_WIDTH = 200  # of a line where no terminal says its own

@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import IO
 
 from proxy.addresses import base_url, base_urls
-from proxy.config import Config, share_metrics, split_listen
+from proxy.config import Config, split_listen
 from proxy.enrich.redact import Redactor
+from proxy.environment import share_metrics
 from proxy.errors import ConfigError, ProxyError, StoreUnavailable
 from proxy.log import configure, event, leave
 from proxy.otel.installed import check_installed

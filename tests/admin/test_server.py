@@ -10,7 +10,7 @@ from aiohttp import http_parser
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.admin.server import AdminServer
-from proxy.config import load
+from proxy.environment import load
 from proxy.errors import ProxyError
 from proxy.live import Live
 from proxy.pages import Pages

@@ -7,8 +7,8 @@ import pytest
 
 from proxy.assemble import Assembler
 from proxy.captured import packed
-from proxy.config import load
 from proxy.decode.dispatch import DECODER_VERSION
+from proxy.environment import load
 from tests.pipeline.exchanges import chat
 
 ASIDE = "sqlstate 23514"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from proxy.app import FLUSH_S
-from proxy.config import load
+from proxy.environment import load
 from tests.docs.catalogue import declared
 
 ROOT = Path(__file__).parents[2]

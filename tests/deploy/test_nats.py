@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from proxy.config import load
+from proxy.environment import load
 from proxy.errors import ProxyError
 from proxy.exchange import Labels
 from proxy.fleet.member import GATEWAY, RECORDER, Member

@@ -12,7 +12,8 @@ import click
 import pytest
 
 from proxy.cli import main
-from proxy.config import ENV_PREFIX, Config, load
+from proxy.config import Config
+from proxy.environment import ENV_PREFIX, load
 from proxy.linker import Linker
 from proxy.store.links import LinkStore
 from proxy.store.postgres import Store

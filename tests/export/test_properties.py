@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from proxy.config import load
+from proxy.environment import load
 from proxy.export.formats import Format
 from proxy.export.tree import Wanted
 from proxy.exporting import Options

@@ -3,7 +3,7 @@
 import time
 
 from proxy.assemble import Assembler
-from proxy.config import load
+from proxy.environment import load
 from proxy.store.postgres import Store
 from tests.fakes import answering, connect, post, whole
 from tests.wire.gateways import CHAT, stand

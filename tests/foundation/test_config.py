@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import Config, effective, is_loopback, load, split_listen
+from proxy.config import Config, effective, is_loopback, split_listen
+from proxy.environment import load
 from proxy.errors import ConfigError
 from proxy.forms import mask_url
 

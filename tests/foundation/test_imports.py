@@ -10,7 +10,7 @@ STAGES = {"wire", "spool", "decode", "enrich", "store", "views", "export", "admi
 STAGES |= {"fleet"}
 SHARED = {"exchange", "call", "turn", "record", "endpoints", "labels", "config", "errors"}
 SHARED |= {"socket_part", "injected", "genai", "report", "sums"}
-FOUNDATIONS = SHARED | {"nouns", "metrics", "log", "crash", "tasks", "forms"}
+FOUNDATIONS = SHARED | {"environment", "nouns", "metrics", "log", "crash", "tasks", "forms"}
 IMPURE = {"asyncio", "aiohttp", "asyncpg", "os", "pathlib", "time", "logging", "socket"}
 _EXPORT = ("message", "history", "pairing", "media", "tools", "conversation", "trace", "tree")
 _EXPORT += ("formats", "openai", "anthropic", "gemini", "sharegpt", "card", "genai")
@@ -94,7 +94,7 @@ def test_libraries_stay_where_they_belong(library, allowed):
     assert [user for user in users if not user.startswith(allowed)] == []
 
 
-def test_only_config_reads_the_environment():
+def test_only_one_module_reads_the_environment():
     readers = [
         name
         for name, path in MODULES.items()
@@ -104,4 +104,4 @@ def test_only_config_reads_the_environment():
         )
     ]
     # The embedded server and the demonstration hand a cleaned environment to a child process.
-    assert set(readers) <= {"config", "store/embedded", "demo"}
+    assert set(readers) <= {"environment", "store/embedded", "demo"}

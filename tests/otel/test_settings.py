@@ -2,7 +2,8 @@
 
 import pytest
 
-from proxy.config import Otel, load
+from proxy.config import Otel
+from proxy.environment import load
 from proxy.errors import ConfigError
 from proxy.otel.installed import check_installed, is_there
 

@@ -14,9 +14,9 @@ import pytest
 
 from proxy.assemble import Assembled, Assembler
 from proxy.captured import unpacked
-from proxy.config import load
 from proxy.enrich.canonical import Digests
 from proxy.enrich.media import restore
+from proxy.environment import load
 from proxy.exchange import Exchange, Labels, Outcome
 from proxy.turn import End
 from proxy.wire.refusals import Refusal

@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 
 from proxy.assemble import Assembler
 from proxy.call import Json, ModelCall
-from proxy.config import Redaction, load
+from proxy.config import Redaction
 from proxy.decode.dispatch import decode
 from proxy.enrich.redact import Redactor
 from proxy.enrich.redact_rules import PII
+from proxy.environment import load
 from proxy.exchange import Exchange, Piece, Start
 from proxy.record import COLUMNS, TelemetryRecord
 from proxy.store.storable import storable

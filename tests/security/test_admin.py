@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from proxy.admin.server import AdminServer
-from proxy.config import load
+from proxy.environment import load
 from proxy.live import Live
 from proxy.pages import Pages
 from proxy.spool.totals import Totals

@@ -106,7 +106,7 @@ QUIET |= {"an event that cannot be written"}
 PROGRAM = """
 import asyncio, ctypes, faulthandler, gc, json, os, socket, sys, time, traceback
 from proxy import running
-from proxy.config import load
+from proxy.environment import load
 from proxy.crash import be_discreet
 from proxy.log import configure, event
 

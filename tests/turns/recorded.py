@@ -19,10 +19,11 @@ from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from proxy.assemble import Assembler
-from proxy.config import Turns, load
+from proxy.config import Turns
 from proxy.endpoints import classify
 from proxy.enrich.threads import place, turns_of
 from proxy.enrich.turns import ending, tool_call_count
+from proxy.environment import load
 from proxy.exchange import AnswerHead, End, Exchange, Outcome, Piece, Start
 from proxy.labels import OWN_PREFIX
 from proxy.turn import Kind

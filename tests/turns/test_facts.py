@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.assemble import Assembler
-from proxy.config import load
 from proxy.enrich import facts
 from proxy.enrich.canonical import Called, Result, Said, Typed, parts_of
 from proxy.enrich.facts import Histories, link_of, without_content
 from proxy.enrich.results import comparable, is_failure
 from proxy.enrich.threads import place, turns_of
+from proxy.environment import load
 from proxy.injected import Injection, read
 from proxy.record import TelemetryRecord
 from proxy.turn import Facts

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.config import load
 from proxy.enrich.facts import link_of
 from proxy.enrich.threads import place
+from proxy.environment import load
 from proxy.linker import Linker
 from proxy.record import Beside
 from proxy.report import TurnReport

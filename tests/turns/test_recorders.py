@@ -18,8 +18,8 @@ from uuid import NAMESPACE_OID, uuid5
 import pytest
 
 from proxy.assemble import Assembler
-from proxy.config import load
 from proxy.enrich.canonical import Digests
+from proxy.environment import load
 from proxy.linker import Linker
 from proxy.spool.writer import SpoolWriter
 from proxy.store.links import LinkStore

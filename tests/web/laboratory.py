@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 
-from proxy.config import load
 from proxy.enrich.facts import link_of
+from proxy.environment import load
 from proxy.linker import Linker
 from proxy.record import Beside, TelemetryRecord
 from proxy.store.links import LinkStore

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from proxy.addresses import base_urls
 from proxy.admin.server import AdminServer
-from proxy.config import load
+from proxy.environment import load
 from proxy.live import Live
 from proxy.pages import Pages
 from proxy.spool.totals import Totals
