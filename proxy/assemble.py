@@ -75,7 +75,7 @@ class Assembler:
         """Without the database's digests the rows are not linked to conversations."""
         self._config = config
         self._digests = digests
-        self.redactor = Redactor(config.redaction)
+        self.redactor = Redactor(config.redaction, digests)
         self._counter = TokenCounter()
         self._histories = Histories()
         self._bare = Bare()

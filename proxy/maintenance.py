@@ -101,9 +101,10 @@ async def recompute_conversations(config: Config, since: datetime) -> TurnChange
 async def recompute(config: Config, since: datetime) -> Changes:
     """Derive the rows of calls since then again; the recorder then adds them up again."""
     async with opened(config) as store:
+        digests = await _digests(config)
         total = await raw.count(store, kept=True, since=since)
         with progress("calls", total) as advance:
-            changes = await recompute_calls(config, store, since, advance)
+            changes = await recompute_calls(config, store, digests, since, advance)
         await store.execute(rollup.AGAIN, max(since, rollup.EPOCH))
     return changes
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from proxy.assemble import CAPTURED, Assembled, Assembler
 from proxy.captured import unpacked
 from proxy.config import Config
+from proxy.enrich.canonical import Digests
 from proxy.enrich.redact import JSON_COLUMNS
 from proxy.errors import ProxyError
 from proxy.record import COLUMNS
@@ -44,11 +45,11 @@ class Changes:
 
 
 async def recompute_calls(
-    config: Config, store: Store, since: datetime, advance: Callable[[], None]
+    config: Config, store: Store, digests: Digests, since: datetime, advance: Callable[[], None]
 ) -> Changes:
     """Derive the call columns again. Raises StoreUnavailable or StoreMisconfigured."""
     changes = Changes()
-    assembler = Assembler(config)
+    assembler = Assembler(config, digests)
     async for copy in raw.copies(store, kept=True, since=since):
         advance()
         found = await store.fetch(_ROW, copy.id)
@@ -64,7 +65,8 @@ async def recompute_calls(
         changes.outdated += made_by != (assembled.record.capture or {}).get("decoder")
         changed = _changed(found[0], assembled)
         if changed:
-            await store.amend(copy.id, changed, assembled.beside)
+            beside = replace(assembled.beside, link=None)  # linking is done again by itself
+            await store.amend(copy.id, changed, beside)
             changes.changed += 1
             changes.columns.update(changed.keys())
     return changes

@@ -39,10 +39,11 @@ def read(exchange: Exchange, redactor: Redactor) -> Report | str:
 
 def _redacted(said: dict[str, Any], exchange: Exchange, redactor: Redactor) -> dict[str, Any]:
     """What was said, as far as it may be kept; names in the form in which calls have them."""
-    kept: Any = redactor.scan(exchange.start).json(said)
+    scan = redactor.scan(exchange.start)
+    kept: Any = scan.json(said)
     for name in _NAMES:
-        if name in kept:
-            kept[name] = clean(kept[name])
+        if name in said:
+            kept[name] = clean(scan.name(said[name]))
     if exchange.start.content == "metadata":
         for name in _CONTENT:
             kept.pop(name, None)

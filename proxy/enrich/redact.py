@@ -21,6 +21,7 @@ import orjson
 
 from proxy.call import Json
 from proxy.config import Redaction
+from proxy.enrich.canonical import Digests
 from proxy.enrich.credentials import Credentials
 from proxy.enrich.media import is_reference
 from proxy.enrich.redact_rules import PII, SECRETS
@@ -47,6 +48,7 @@ JSON_COLUMNS = (
     *("chat_history", "tool_calls", "tool_results", "request_params", "usage", "labels"),
     "capture",
 )
+NAME_COLUMNS = ("project_id", "session_id")  # and in `capture` the turn's label
 _OWN_HASHES = ("request_sha256", "response_sha256")
 CAPTURED_CONTENT = ("choices", "media")  # what in `capture` the model said or showed
 
@@ -57,12 +59,16 @@ _OWN_ERRORS = frozenset({"upstream_unreachable", "upstream_timeout", "proxy_cras
 class Redactor:
     """Applies one configuration. Not safe for use by several threads at once."""
 
-    def __init__(self, config: Redaction) -> None:
-        """Raises ConfigError where a rule of the operator cannot be used."""
+    def __init__(self, config: Redaction, digests: Digests | None = None) -> None:
+        """Without the database's digests names that differ may become one.
+
+        Raises ConfigError where a rule of the operator cannot be used.
+        """
         own = own_rules(config.rules)
         opted_in = [rule for rule in PII if rule.name in config.pii]
         self._rules = RuleSet([*SECRETS, *opted_in, *own] if config.enabled else [])
         self._seen = _Seen()
+        self._digests = digests
         self._sought: OrderedDict[tuple[str, tuple[Secret, ...]], _Sought] = OrderedDict()
 
     def scan(self, start: Start) -> Scan:
@@ -73,7 +79,7 @@ class Redactor:
             sought = self._sought[key] = _Sought.of(start)
             if len(self._sought) > SOUGHT_MAX:
                 self._sought.popitem(last=False)
-        return Scan(self._rules, self._seen, sought)
+        return Scan(self._rules, self._seen, sought, self._digests)
 
 
 def metadata_only(record: TelemetryRecord, *, with_labels: bool = True) -> TelemetryRecord:
@@ -174,12 +180,15 @@ class Scan:
     what was looked for; None where a message has no such name.
     """
 
-    def __init__(self, rules: RuleSet, seen: _Seen, sought: _Sought) -> None:
+    def __init__(
+        self, rules: RuleSet, seen: _Seen, sought: _Sought, digests: Digests | None
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.history: list[bytes | None] = []
         self._named_history: list[Json] | None = None
         self._rules = rules
         self._seen = seen
+        self._digests = digests
         self._credentials = sought.credentials
         self._context = sought.context
 
@@ -189,13 +198,15 @@ class Scan:
         for column in TEXT_COLUMNS:
             text = getattr(record, column)
             if text:
-                changed[column] = self._part(text)
+                changed[column] = self.name(text) if column in NAME_COLUMNS else self.text(text)
         for column in JSON_COLUMNS:
             value = getattr(record, column)
             if value and column == "chat_history":
                 changed[column] = self._messages(value)
             elif value and column == "capture":
                 own = {name: value[name] for name in _OWN_HASHES if name in value}
+                if isinstance(label := value.get("turn_label"), str):
+                    own["turn_label"] = self.name(label)
                 given = {name: item for name, item in value.items() if name not in own}
                 changed[column] = {**own, **self._object(given, self._list)}
             elif value:
@@ -205,6 +216,14 @@ class Scan:
     def json(self, value: dict[str, Json]) -> Json:
         """One object without secrets."""
         return self._parts(value)
+
+    def name(self, text: str) -> str:
+        """The name of a project, session or turn without secrets. Two that differ still do: a
+        keyed digest of the whole stands behind a name that was changed."""
+        clean = self.text(text)
+        if clean == text or self._digests is None:
+            return clean
+        return f"{clean}-{self._digests.of('name', text)}"
 
     def text(self, text: str) -> str:
         """One text without secrets."""

@@ -182,6 +182,20 @@ async def test_secrets_in_reports_never_reach_the_tables(stand, dsn):
     assert turn["chat_mode"] == "with [REDACTED:credential]"
 
 
+async def test_sessions_that_are_named_by_secrets_stay_apart(stand, dsn):
+    named = [f"{KEY}{number}" for number in range(2)]
+    async with stand.serving():
+        for session in named:
+            await call(stand.address, **{"x-telemetry-session": session})
+        turn = {"session_id": named[0], "turn_id": named[1]}  # a label that no call bears
+        for said in ({"session_id": named[1], "stop_reason": "two"}, turn | {"stop_reason": "?"}):
+            await report(stand.address, said)
+    one, two = await settled(stand, dsn)
+    assert (one["stop_reason"], two["stop_reason"]) == ("abandoned", "two")
+    assert one["session_id"] != two["session_id"]
+    assert KEY not in repr(await stand.store.fetch("SELECT * FROM agent_telemetry"))
+
+
 async def test_where_only_metadata_may_be_kept_a_report_brings_no_content(stand, dsn):
     results = [{"id": "1", "name": "read", "output": "a secret place"}]
     said = {"session_id": "s", "user_message": "a secret place", "tool_results": results}

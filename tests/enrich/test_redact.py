@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from proxy.call import Json
 from proxy.config import Redaction
 from proxy.enrich import redact as redact_module
+from proxy.enrich.canonical import Digests
 from proxy.enrich.credentials import Credentials
 from proxy.enrich.redact import DEPTH_MAX, Redactor, metadata_only
 from proxy.enrich.redact_rules import PII, SECRETS
 from proxy.errors import ConfigError
+from proxy.record import TelemetryRecord
 from tests.enrich.redacting import KEY, SALT, record, redact, redacted, secret, some, start
 
 EVERY_PII = Redaction(pii=tuple(rule.name for rule in PII))  # type: ignore[arg-type] # names as data
@@ -196,6 +198,26 @@ def test_a_card_that_is_a_number_in_json_is_found() -> None:
         "at": 1764183600000,
     }
     assert counts == {"card": 3}
+
+
+def test_names_that_differ_still_do_once_what_is_personal_is_taken_out() -> None:
+    """Sessions are named by telephone numbers and addresses; two must never become one."""
+    redactor = Redactor(EVERY_PII, Digests(b"a secret"))
+
+    def named(number: str) -> TelemetryRecord:
+        given = record(session_id=number, project_id=f"p {number}", capture={"turn_label": number})
+        return redact(redactor, given, start())[0]
+
+    one, other = named("+49 30 901820"), named("+49 30 901821")
+    assert one.session_id is not None
+    assert one.session_id.startswith("[REDACTED:phone]-")
+    assert one.capture == {"turn_label": one.session_id}
+    assert one.session_id != other.session_id
+    assert one.project_id != other.project_id
+    assert one == named("+49 30 901820")
+    assert redact(redactor, one, start())[0] == one
+    elsewhere = Redactor(EVERY_PII, Digests(b"another secret")).scan(start())
+    assert elsewhere.name("+49 30 901820") not in (one.session_id, "[REDACTED:phone]")
 
 
 def test_personal_data_is_left_alone_unless_asked_for() -> None:
