@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +32,9 @@ class _Commands(click.Group):
     """The command group; turns every known error into one line and an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # of letters that it does not have
         try:
             super().main(*args, **(kwargs | {"standalone_mode": False}))
         except click.exceptions.Exit as leave:
@@ -52,16 +56,27 @@ class _Commands(click.Group):
             _fail(f"internal error: {describe(error)} (AGENT_TELEMETRY_DEBUG=1 shows more)", 1)
         sys.exit(0)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. That the reader of its output, such as head, has gone is no fault.
+    # That the reader of what is printed, such as head, has gone is no fault. In these two, and not
+    # in `main`: click takes it for a failure there.
 
-        Here, and not in `main`: click takes it for a failure there.
-        """
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the arguments; --help and --version are printed here."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except BrokenPipeError:
+            _without_reader()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(0)
+            _without_reader()
+
+
+def _without_reader() -> NoReturn:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise click.exceptions.Exit(0)
 
 
 def _fail(text: str, code: int) -> NoReturn:
@@ -216,10 +231,11 @@ def migrate(config_path: Path | None, convert: bool, as_json: bool) -> None:
     """
     config = load(config_path)
     from proxy import maintenance
-    from proxy.reading import dsn_of
+    from proxy.reading import dsn_of, remedied
     from proxy.store.migrate import migrate as bring_up
 
-    done = asyncio.run(bring_up(dsn_of(config)))
+    with remedied(config):
+        done = asyncio.run(bring_up(dsn_of(config)))
     if config.spool.transport == "nats":
         from proxy.fleet_app import make_stream
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from proxy.environment import load
-from proxy.options import PIPE_WIDTH, instant, print_json, with_config
+from proxy.forms import postgres_dsn
+from proxy.options import PIPE_WIDTH, TEXT, instant, print_json, with_config
 
 if TYPE_CHECKING:
     from proxy.exporting import Options
@@ -52,14 +53,17 @@ def _feedback(
     help="The file to write; dataset_card.md goes beside it.",
 )
 @with_config
-@click.option("--project", help="Only this project.")
-@click.option("--session", help="Only this session.")
-@click.option("--model", "models", multiple=True, help="Only answers of this model; repeatable.")
+@click.option("--project", type=TEXT, help="Only this project.")
+@click.option("--session", type=TEXT, help="Only this session.")
+@click.option(
+    "--model", "models", type=TEXT, multiple=True, help="Only answers of this model; repeatable."
+)
 @click.option("--since", callback=instant, help="Only examples since: 24h, 7d, date.")
 @click.option("--until", callback=instant, help="As if recording had ended then.")
 @click.option(
     "--stop-reason",
     "stop_reasons",
+    type=TEXT,
     multiple=True,
     default=("completed",),
     show_default=True,
@@ -82,6 +86,7 @@ def _feedback(
 @click.option(
     "--label",
     "labels",
+    type=TEXT,
     multiple=True,
     callback=_labels,
     metavar="NAME[=VALUE]",
@@ -89,6 +94,7 @@ def _feedback(
 )
 @click.option(
     "--feedback",
+    type=TEXT,
     multiple=True,
     callback=_feedback,
     metavar="NAME[=VALUE]",
@@ -180,8 +186,10 @@ def _options(
 
 @click.command()
 @with_config
-@click.option("--session", help="Delete this session.")
-@click.option("--project", help="Delete this project; with --session, that session of it.")
+@click.option("--session", type=TEXT, help="Delete this session.")
+@click.option(
+    "--project", type=TEXT, help="Delete this project; with --session, that session of it."
+)
 @click.option("--before", callback=instant, help="Delete what is older: 30d, date.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -241,8 +249,10 @@ def copy(config_path: Path | None, destination: str, as_json: bool) -> None:
     from proxy import maintenance
     from proxy.views import upkeep as view
 
-    if not destination.startswith(("postgresql://", "postgres://")):
-        raise click.BadParameter("write it as postgresql://USER@HOST/DATABASE", param_hint="--to")
+    try:
+        postgres_dsn(destination)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--to") from None
     tables = asyncio.run(maintenance.copy(config, destination))
     if as_json:
         print_json([asdict(table) | {"is_whole": table.is_whole} for table in tables])

@@ -15,6 +15,8 @@ from proxy.since import instant_of
 
 PIPE_WIDTH = 200  # of a line where no terminal says its own
 
+LINES_MAX = 2**31 - 1
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -29,6 +31,22 @@ def with_config(command: F) -> F:
         help="Configuration in TOML; default: built-in values and the environment.",
     )
     return option(command)
+
+
+class _Text(click.ParamType[str]):
+    """Text that a database can be asked about; bytes of another encoding are none."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value!r} is not UTF-8", param, ctx)
+        return str(value)
+
+
+TEXT = _Text()
 
 
 def instant(context: click.Context, option: click.Parameter, text: str | None) -> datetime | None:

@@ -45,13 +45,11 @@ async def opened(config: Config) -> AsyncIterator[Store]:
 
 @contextlib.contextmanager
 def remedied(config: Config) -> Iterator[None]:
-    """The database's errors with what to do about them."""
+    """That the database does not answer, with what to do about it; other errors say it."""
     try:
         yield
     except StoreUnavailable as error:
         raise StoreUnavailable(f"{error}; {_remedy(config)}") from None
-    except StoreMisconfigured as error:
-        raise StoreMisconfigured(f"{error}; {_remedy(config)}") from None
 
 
 async def is_ready(config: Config) -> bool:

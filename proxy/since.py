@@ -20,6 +20,6 @@ def instant_of(text: str, now: datetime) -> datetime:
         if span:
             return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
         found = datetime.fromisoformat(text.strip())
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r}: write 24h, 7d, 2026-01-31 or 2026-01-31T12:00+02:00") from None
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)

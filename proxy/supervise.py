@@ -301,9 +301,9 @@ def listen(address: str, key: str) -> socket.socket:
         sock = _unix(where) if isinstance(where, Path) else _tcp(*where)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ConfigError(
-            f"{key}: {address}: {reason}; stop the other program or choose another port"
-        ) from None
+        is_taken = error.errno == errno.EADDRINUSE
+        remedy = "stop the other program or choose another port" if is_taken else "choose another"
+        raise ConfigError(f"{key}: {address}: {reason}; {remedy}") from None
     sock.set_inheritable(True)
     return sock
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -68,5 +69,10 @@ def translated() -> Iterator[None]:
     except (asyncpg.InterfaceError, asyncpg.InternalClientError):
         raise StoreUnavailable("the connection to PostgreSQL was lost") from None
     except OSError as error:  # TimeoutError is one
-        reason = os.strerror(error.errno) if error.errno else "no answer in time"
-        raise StoreUnavailable(f"PostgreSQL does not answer: {reason}") from None
+        raise StoreUnavailable(f"PostgreSQL does not answer: {_reason(error)}") from None
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return "its host's name is not known"
+    return os.strerror(error.errno) if error.errno else "no answer in time"

@@ -16,6 +16,7 @@ from proxy.store.connection import Connection, connect, translated
 
 LOCK = 0x6167656E74  # "agent" in ASCII; the key of the advisory lock, the same in every version
 VERSION_MIN = 13
+_ENCODINGS = ("UTF8", "SQL_ASCII")  # the second takes bytes as they are
 
 _MIGRATIONS = """
 CREATE TABLE IF NOT EXISTS agent_telemetry_migrations (
@@ -101,6 +102,12 @@ async def _migrate(connection: Connection) -> list[str]:
     if major < VERSION_MIN:
         raise StoreMisconfigured(
             f"store.dsn: PostgreSQL {major} is too old: use {VERSION_MIN} or newer"
+        )
+    encoding = await connection.fetchval("SHOW server_encoding")
+    if encoding not in _ENCODINGS:
+        raise StoreMisconfigured(
+            f"the database keeps text as {encoding}, which lacks letters: make another "
+            "with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
         )
     await connection.execute("SET LOCAL lock_timeout = 0")
     await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)

@@ -135,8 +135,15 @@ def test_json_is_an_object_a_line(environ, arguments):
     assert all(isinstance(json.loads(line), dict) for line in lines)
 
 
-def test_a_reader_that_leaves_is_no_failure(environ):
-    command = f"{sys.executable} -m proxy tail --json | head -c 1 >/dev/null; echo ${{PIPESTATUS}}"
+def test_letters_that_the_output_lacks_are_shown_by_their_code(environ):
+    done = piped(environ | {"PYTHONIOENCODING": "latin-1"}, "tail")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u2192" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", ["tail --json", "--help", "--version", "tail --help"])
+def test_a_reader_that_leaves_is_no_failure(environ, arguments):
+    command = f"{sys.executable} -m proxy {arguments} | true; echo ${{PIPESTATUS}}"
     done = subprocess.run(
         ["bash", "-c", command], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
     )

@@ -5,6 +5,7 @@ from click.testing import CliRunner
 
 from proxy.cli import main
 
+NOT_UTF8 = "\udcff"  # as Python hands over an argument of other bytes
 OUT = ("--out", "{tmp}/x.jsonl")
 EXPORT = ("export", "--format", "openai", *OUT)
 # Arguments, exit code, what the line must name.
@@ -18,6 +19,11 @@ CASES = [
     (("check-config", "--config", "{tmp}"), 2, ["--config", "is a directory"]),
     (("tail", "--lines", "-1"), 2, ["--lines", "-1"]),
     (("tail", "--lines", "many"), 2, ["--lines", "many"]),
+    (("tail", "--lines", "9" * 20), 2, ["--lines", "2147483647"]),
+    (("tail", "--session", NOT_UTF8), 2, ["--session", "not UTF-8"]),
+    (("replay", NOT_UTF8), 2, ["SESSION", "not UTF-8"]),
+    (("report", "--project", NOT_UTF8), 2, ["--project", "not UTF-8"]),
+    (("purge", "--session", NOT_UTF8, "--yes"), 2, ["--session", "not UTF-8"]),
     (("replay",), 2, ["SESSION"]),
     (("replay", "nobody"), 1, ["'nobody'", "report sessions"]),
     (("replay", "nobody", "--project", "shop"), 1, ["'nobody'", "'shop'"]),
@@ -35,6 +41,7 @@ CASES = [
     ((*EXPORT, "--until", "never"), 2, ["--until", "never"]),
     ((*EXPORT, "--max-tokens", "0"), 2, ["--max-tokens"]),
     ((*EXPORT, "--min-rounds", "0"), 2, ["--min-rounds"]),
+    ((*EXPORT, "--label", f"a={NOT_UTF8}"), 2, ["--label", "not UTF-8"]),
     ((*EXPORT, "--label", "=x"), 2, ["--label", "NAME=VALUE"]),
     ((*EXPORT, "--feedback", "score>=high"), 2, ["--feedback", "'high'", "number"]),
     ((*EXPORT, "--feedback", ">=1"), 2, ["--feedback", "NAME"]),
@@ -45,6 +52,8 @@ CASES = [
     (("copy",), 2, ["--to"]),
     (("copy", "--to", ""), 2, ["--to", "postgresql://"]),
     (("copy", "--to", "mysql://x"), 2, ["--to", "postgresql://"]),
+    (("copy", "--to", "postgresql://u:p@h:port/x"), 2, ["--to", "HOST:PORT"]),
+    (("copy", "--to", "postgresql://a.invalid/x"), 1, ["--to", "name is not known"]),
     (("copy", "--to", "postgresql://127.0.0.1:1/x"), 1, ["--to", "does not answer"]),
     (("copy", "--to", "{dsn}"), 1, ["--to", "the database itself"]),
     (("doctor", "--since", "x"), 2, ["--since"]),

@@ -26,7 +26,13 @@ def test_spans_dates_and_instants(text, instant):
     assert instant_of(text, NOW) == instant
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "7", "d", "-1d", "999999w", "2026-13-01"])
+BEFORE_TIME, AFTER_TIME = "0001-01-01T00:00+12:00", "9999-12-31T23:00-12:00"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "yesterday", "7", "d", "-1d", "999999w", "2026-13-01", BEFORE_TIME, AFTER_TIME],
+)
 def test_anything_else_is_refused_with_the_remedy(text):
     with pytest.raises(ValueError, match="write 24h"):
         instant_of(text, NOW)

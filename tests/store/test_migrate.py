@@ -57,6 +57,18 @@ async def described(connection):
     return {row[0]: tuple(row[1:]) for row in found}
 
 
+async def test_a_database_that_lacks_letters_is_named(database, empty_dsn):
+    name = "latin_1_only"
+    encoding = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    await database.execute(f"CREATE DATABASE {name} {encoding}")
+    try:
+        where = re.sub(r"/\w+\?", f"/{name}?", empty_dsn)
+        with pytest.raises(StoreMisconfigured, match=r"LATIN1.*ENCODING 'UTF8'"):
+            await migrate(where)
+    finally:
+        await database.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 async def test_an_empty_database_gets_the_whole_schema(database, empty_dsn):
     assert await migrate(empty_dsn) == sorted(module._files())
     found = await described(database)
