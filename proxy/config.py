@@ -344,7 +344,7 @@ def split_listen(listen: str) -> tuple[str, int] | Path:
 
 def is_loopback(listen: str) -> bool:
     where = split_listen(listen)
-    if isinstance(where, Path) or where[0] == "localhost":
+    if isinstance(where, Path) or where[0].lower() == "localhost":
         return True
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(where[0]).is_loopback

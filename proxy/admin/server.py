@@ -105,8 +105,8 @@ class AdminServer:
         is_open = is_open or request.path.startswith(STATIC) or _is_signing_in(request)
         if self._token is None or is_open or self._page.has_ticket(request):
             return None
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if is_token(given, self._token):
+        given = request.headers.get("Authorization", "")
+        if is_token(given[7:] if given[:7].lower() == "bearer " else given, self._token):
             return None
         if wants_html(request):
             return self._page.sign_in(request)
@@ -114,7 +114,7 @@ class AdminServer:
 
     def _hosts(self) -> frozenset[str]:
         where = split_listen(self._config.admin.listen)
-        own = {where[0]} if isinstance(where, tuple) else set()
+        own = {where[0].lower()} if isinstance(where, tuple) else set()
         local = {"localhost", "127.0.0.1", "::1"} if is_loopback(self._config.admin.listen) else own
         return frozenset(local | own | set(self._config.admin.hosts))
 

@@ -75,9 +75,11 @@ async def test_readiness(tmp_path, gateway, store, status, word):
         ({}, {"Host": "[::1]:8081"}, 200),
         ({}, {"Host": "evil.test"}, 421),
         ({"AGENT_TELEMETRY__ADMIN__HOSTS": "good.test"}, {"Host": "good.test:80"}, 200),
+        ({"AGENT_TELEMETRY__ADMIN__LISTEN": "LOCALHOST:0"}, {"Host": "localhost:80"}, 200),
         (TOKEN, {}, 401),
         (TOKEN, {"Authorization": "Bearer wrong"}, 401),
         (TOKEN, {"Authorization": "Bearer open-sesame-0123"}, 200),
+        (TOKEN, {"Authorization": "bearer open-sesame-0123"}, 200),  # RFC 9110, section 11.1
         (TOKEN | {"AGENT_TELEMETRY__ADMIN__METRICS_OPEN": "true"}, {}, 200),
     ],
 )

@@ -270,6 +270,7 @@ def test_passwords_are_masked(dsn, masked):
     [
         ("127.0.0.1:80", ("127.0.0.1", 80), True),
         ("localhost:80", ("localhost", 80), True),
+        ("LOCALHOST:80", ("LOCALHOST", 80), True),
         ("[::1]:80", ("::1", 80), True),
         ("[::]:80", ("::", 80), False),
         ("example.org:80", ("example.org", 80), False),
