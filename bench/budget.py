@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -53,6 +54,7 @@ ANSWER = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nx-request-id: r\r\n"
     b"Content-Length: 1000\r\n\r\n" + b"x" * 1000
 )
+TARGET, GIVEN, BODY = b"/openai/v1/chat/completions", fields.from_raw(RAW), body_of(2000)
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"and so on"}}]}\n\n' * 3
 
 
@@ -66,17 +68,16 @@ def quartile_us(step: Callable[[], Any]) -> float:
     return quantiles(taken, n=4)[0]
 
 
-def gateway(config: Config, sink: StallGuard) -> Iterator[tuple[str, float]]:
-    """The steps of a plain call of 2 KB, and of an event, as the relay takes them."""
-    plans, body = Plans(Admission(config), bytes(32)), body_of(2000)
-    target, given = b"/openai/v1/chat/completions", fields.from_raw(RAW)
+def gateway(config: Config) -> Iterator[tuple[str, float]]:
+    """The steps of a plain call of 2 KB, as the relay takes them."""
+    plans = Plans(Admission(config), bytes(32))
 
     def planned() -> None:
-        plan, length = plans.of("POST", target, given, is_http_1_0=False)
+        plan, length = plans.of("POST", TARGET, GIVEN, is_http_1_0=False)
         plan.to_upstream(length)  # type: ignore[union-attr]  # of an admitted head, so a Plan
 
     def anew() -> None:
-        Plans(Admission(config), bytes(32)).of("POST", target, given, is_http_1_0=False)
+        Plans(Admission(config), bytes(32)).of("POST", TARGET, GIVEN, is_http_1_0=False)
 
     def nothing() -> None:
         Plans(Admission(config), bytes(32))
@@ -85,14 +86,35 @@ def gateway(config: Config, sink: StallGuard) -> Iterator[tuple[str, float]]:
         agent.feed(request)
         agent.requests.popleft().body.read_nowait()
 
-    def read() -> AnswerReader:
-        reader = AnswerReader(LIMITS, is_head_only=False)
-        reader.feed(ANSWER)
-        reader.release()
-        return reader
+    agent = RequestReader(LIMITS, lambda: None)
+    head = read_answer().heads[0]
+    lines = b"".join(b"%b: %b\r\n" % field for field in RAW)
+    request = b"POST %b HTTP/1.1\r\n%b\r\n%b" % (TARGET, lines, BODY)
+    assert len(BODY) == int(RAW[-1][1])
+    yield "gateway: read a request of 2 KB", quartile_us(asked)
+    yield "gateway: decide about a head and write the upstream's, seen before", quartile_us(planned)
+    yield "the same, never seen", quartile_us(anew) - quartile_us(nothing)
+    yield "gateway: read an answer of 1 KB", quartile_us(read_answer)
+    yield (
+        "gateway: head for the agent",
+        quartile_us(lambda: headers.to_agent(head.fields, "x" * 36)),
+    )
 
-    def begun(tapped: list[Tap]) -> None:
-        plan, length = plans.of("POST", target, given, is_http_1_0=False)
+
+def read_answer() -> AnswerReader:
+    reader = AnswerReader(LIMITS, is_head_only=False)
+    reader.feed(ANSWER)
+    reader.release()
+    return reader
+
+
+def appended(config: Config, sink: StallGuard) -> Iterator[tuple[str, float]]:
+    """What such a call, and an event of a stream, append to the spool."""
+    plans, head = Plans(Admission(config), bytes(32)), read_answer().heads[0]
+    tapped: list[Tap] = []
+
+    def begun() -> None:
+        plan, length = plans.of("POST", TARGET, GIVEN, is_http_1_0=False)
         at_ns, id = time.time_ns(), mint_id(time.time_ns())
         tap = Tap.open(
             sink,
@@ -101,37 +123,22 @@ def gateway(config: Config, sink: StallGuard) -> Iterator[tuple[str, float]]:
             time.monotonic_ns(),
             1 << 26,
             lambda: None,
-            body=body,
+            body=BODY,
             announced=length,
         )
         assert tap is not None
         tap.request_complete()
         tapped.append(tap)
 
-    def ended(tapped: list[Tap]) -> None:
+    def ended() -> None:
         tap = tapped.pop()
         tap.head(200, lambda: headers.kept_of_answer(head.fields, ()), announced=b"1000")
         tap.response(ANSWER[-1000:], is_last=True)
         tap.end(Outcome.COMPLETE)
 
-    agent = RequestReader(LIMITS, lambda: None)
-    head = read().heads[0]
-    lines = b"".join(b"%b: %b\r\n" % field for field in RAW)
-    request = b"POST %b HTTP/1.1\r\n%b\r\n%b" % (target, lines, body)
-    assert len(body) == int(RAW[-1][1])
-    yield "gateway: read a request of 2 KB", quartile_us(asked)
-    yield "gateway: decide about a head and write the upstream's, seen before", quartile_us(planned)
-    yield "the same, never seen", quartile_us(anew) - quartile_us(nothing)
-    yield "gateway: read an answer of 1 KB", quartile_us(read)
-    yield (
-        "gateway: head for the agent",
-        quartile_us(lambda: headers.to_agent(head.fields, "x" * 36)),
-    )
-    tapped: list[Tap] = []
-    yield "spool: start and request of 2 KB, one write", quartile_us(lambda: begun(tapped))
-    tapped = tapped[: REPEATS * SLICES]
-    yield "spool: head, answer of 1 KB and end, one write", quartile_us(lambda: ended(tapped))
-    begun(tapped)
+    yield "spool: start and request of 2 KB, one write", quartile_us(begun)
+    yield "spool: head, answer of 1 KB and end, one write", quartile_us(ended)
+    begun()
     yield "spool: one event of a stream", quartile_us(lambda: tapped[0].response(EVENT))
 
 
@@ -179,7 +186,7 @@ def measured() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as where:
         config = load(None, {"AGENT_TELEMETRY__DATA_DIR": where})
         sink = StallGuard(SpoolWriter(Path(where) / "one", max_bytes=1 << 40))
-        for step, cost in gateway(config, sink):
+        for step, cost in chain(gateway(config), appended(config, sink)):
             yield f"| {step} | {cost:.1f} |"
         sink.close()
         fill(Path(where) / "two", CALLS, is_fresh=False)
