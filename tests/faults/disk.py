@@ -9,8 +9,10 @@ journal of such changes, which any sync writes out).
 
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,10 @@ class Change:
     data: bytes = b""
 
 
+def _real(*names: str) -> dict[str, Callable[..., Any]]:
+    return {name: getattr(os, name) for name in names}
+
+
 class Disk:
     """Notes what happens under `root` while it is installed."""
 
@@ -38,13 +44,11 @@ class Disk:
         self._files = 0
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        real = {
-            name: getattr(os, name)
-            for name in (
-                *("open", "close", "unlink", "rename", "writev", "write", "pwrite"),
-                *("ftruncate", "posix_fallocate", "fsync", "fdatasync"),
-            )
-        }
+        for name, function in (self._watching_names() | self._watching_contents()).items():
+            patch.setattr(os, name, function)
+
+    def _watching_names(self) -> dict[str, Callable[..., object]]:
+        real = _real("open", "close", "unlink", "rename")
 
         def opened(path, flags, *mode, **named):
             fd = real["open"](path, flags, *mode, **named)
@@ -67,6 +71,12 @@ class Disk:
             names = self._name(old), self._name(new)
             self._names[names[1]] = self._names.pop(names[0])
             self._note(Change("rename", name=names[0], to=names[1]))
+
+        return {"open": opened, "close": closed, "unlink": unlinked, "rename": renamed}
+
+    def _watching_contents(self) -> dict[str, Callable[..., object]]:
+        writes, syncs = ("writev", "write", "pwrite"), ("fsync", "fdatasync")
+        real = _real("ftruncate", "posix_fallocate", *writes, *syncs)
 
         def written(name):
             def write(fd, data, *where):
@@ -93,13 +103,12 @@ class Disk:
 
             return sync
 
-        for name, function in (
-            *(("open", opened), ("close", closed), ("unlink", unlinked), ("rename", renamed)),
-            *((name, written(name)) for name in ("writev", "write", "pwrite")),
-            *(("ftruncate", sized), ("posix_fallocate", allocated)),
-            *((name, synced(name)) for name in ("fsync", "fdatasync")),
-        ):
-            patch.setattr(os, name, function)
+        return {
+            "ftruncate": sized,
+            "posix_fallocate": allocated,
+            **{name: written(name) for name in writes},
+            **{name: synced(name) for name in syncs},
+        }
 
     def _name(self, path: object) -> str | None:
         where = Path(os.fsdecode(path))  # type: ignore[arg-type]  # a path, as `os` takes it
