@@ -117,8 +117,8 @@ async def test_tail_follow_shows_a_call_within_a_second(tmp_path):
     provider = Provider(pause_s=0.005)
     async with provider.serving() as upstream, Stack(tmp_path / "data", upstream) as stack:
         await stack.until_ready()
-        async with Load(stack.url, per_second=20).running("early"):
-            await asyncio.sleep(0.3)
+        async with Load(stack.url, per_second=20).running("early") as load:
+            await load.until(3)
         follower = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "proxy", "tail", "--follow", "--session", "late-0"),
             cwd=ROOT,
@@ -127,8 +127,8 @@ async def test_tail_follow_shows_a_call_within_a_second(tmp_path):
         )
         try:
             await until(lambda: listening(stack), "tail listens")
-            async with Load(stack.url, per_second=5).running("late"):
-                await asyncio.sleep(0.1)
+            async with Load(stack.url, per_second=5).running("late") as load:
+                await load.until(1)
             async with asyncio.timeout(5):
                 line = (await follower.stdout.readline()).decode()
         finally:

@@ -319,9 +319,11 @@ async def test_a_spool_that_cannot_be_used_at_first_is_used_later(tmp_path, smal
         with pytest.raises(KeyError):  # served, without the id of a row
             await one_call(session, stack.url, 1)
         filler.unlink()
-        async with asyncio.timeout(120):
-            while "calls are recorded" not in stack.log_text():
-                await asyncio.sleep(0.05)
+
+        async def is_recording() -> bool:
+            return "calls are recorded" in stack.log_text()
+
+        await until(is_recording, "calls are recorded")
         kept = await one_call(session, stack.url, 2)
         assert await stack.stop() == 0
         assert recorded(stack) == {kept: Outcome.COMPLETE}

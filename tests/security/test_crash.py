@@ -68,19 +68,22 @@ run(main)
 """,
     "a protocol's callback": """
 class Protocol(asyncio.Protocol):
+    lost = asyncio.Event()
     def data_received(self, data):
         raise ValueError(data.decode())
+    def connection_lost(self, error):
+        self.lost.set()
 async def main():
     ours, theirs = socket.socketpair()
     await asyncio.get_running_loop().create_connection(Protocol, sock=ours)
     theirs.send(CANARY.encode())
-    await asyncio.sleep(0.05)
+    await Protocol.lost.wait()
 run(main)
 """,
     "a slow callback": """
 async def main():
     asyncio.get_running_loop().call_soon(lambda said: time.sleep(0.15), CANARY)
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0)
 run(main)
 """,
     "a coroutine that never ran": """
