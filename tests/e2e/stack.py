@@ -91,7 +91,7 @@ class Stack:
     async def __aexit__(self, *error: object) -> None:
         await self.stop()
 
-    async def start(self) -> None:
+    def launch(self, *, leads_a_group: bool = False) -> None:
         with open(self.log, "ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "proxy", self.role],
@@ -100,7 +100,11 @@ class Stack:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                start_new_session=leads_a_group,
             )
+
+    async def start(self) -> None:
+        self.launch()
         try:
             await until(self.is_serving, "the gateway answers", START_S)
         except BaseException:

@@ -24,16 +24,7 @@ class Foreground(Stack):
         os.killpg(self.process.pid, signal.SIGINT)
 
     async def start(self) -> None:
-        with open(self.log, "ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", self.role],
-                cwd=ROOT,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self.launch(leads_a_group=True)
 
     async def ended(self) -> int:
         assert self.process is not None

@@ -77,7 +77,7 @@ async def test_what_passes_is_recorded_before_it_is_released():
         ("gateway", Outcome.PROXY_CRASHED),
     ],
 )
-async def test_a_socket_tells_who_ended_it(who, outcome):
+async def test_when_one_side_is_gone_so_is_the_other_and_who_it_was_is_told(who, outcome):
     async def script(peer: Peer) -> None:
         await switched(peer)
         if who == "upstream":
@@ -92,6 +92,8 @@ async def test_a_socket_tells_who_ended_it(who, outcome):
         elif who == "gateway":
             await s.gateway.drain()
         await s.sink.until_ended()
+        await s.upstream.until_left()
+        await s.agent.until_gone()
     assert s.sink.only.end.outcome is outcome
 
 
@@ -134,24 +136,6 @@ async def test_bytes_sent_with_the_handshake_are_not_lost():
         await s.agent.send(UPGRADE + b"early")
         await s.agent.head()
         assert await s.agent.rest() == b"firstsecond"
-
-
-@pytest.mark.parametrize("who", ["agent", "upstream"])
-async def test_when_one_side_is_gone_so_is_the_other(who):
-    async def script(peer: Peer) -> None:
-        await switched(peer)
-        if who == "upstream":
-            peer.reset()
-        await peer.until_gone()
-
-    async with stand(script) as s:
-        await s.agent.send(UPGRADE)
-        await s.agent.head()
-        if who == "agent":
-            s.agent.reset()
-        else:
-            await s.agent.until_gone()
-        await s.upstream.until_left()
 
 
 async def test_an_upstream_that_ends_first_lets_the_agent_finish():
