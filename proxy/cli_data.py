@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from proxy.environment import load
+from proxy.errors import ProxyError
 from proxy.forms import postgres_dsn
 from proxy.options import PIPE_WIDTH, TEXT, instant, print_json, with_config
 
@@ -223,7 +224,8 @@ def purge(
     if not yes and found.rows:
         if not sys.stdin.isatty():
             raise click.UsageError("nobody can be asked here: repeat with --yes")
-        click.confirm("Delete them?", abort=True, err=True)
+        if not click.confirm("Delete them?", err=True):
+            raise ProxyError("nothing was deleted")
     done = asyncio.run(maintenance.purge(config, scope, found.rows))
     if as_json:
         print_json(asdict(done))

@@ -13,7 +13,7 @@ from uuid import UUID
 import click
 
 from proxy.config import Config
-from proxy.environment import load
+from proxy.environment import load, wants_colours
 from proxy.options import LINES_MAX, PIPE_WIDTH, TEXT, instant, print_json, with_config
 
 if TYPE_CHECKING:
@@ -131,13 +131,13 @@ async def _print_rows(
     from proxy.views import lines as line_view
     from proxy.views import row as row_view
 
-    width = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns
+    width, is_plain = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns, not wants_colours()
     async for row in rows(config, selection, last, follows=follow):
         if as_json:
             click.echo(row_view.as_json(row))
         else:
-            colour = None if line_view.is_good(row) else "red"
-            click.secho(line_view.line(row, width), fg=colour)
+            line = line_view.line(row, width)
+            click.echo(line if line_view.is_good(row) or is_plain else click.style(line, fg="red"))
 
 
 async def show_session(config: Config, session: str) -> None:

@@ -15,7 +15,12 @@ from proxy.options import print_json, with_config
 
 @click.group()
 def spool() -> None:
-    """What is waiting between gateway and database."""
+    """What is waiting between gateway and database.
+
+    \b
+    Example:
+      agent-telemetry spool status
+    """
 
 
 @spool.command()

@@ -44,6 +44,11 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
         raise ConfigError(_explain(error, path, sources)) from None
 
 
+def wants_colours() -> bool:
+    """Whether a terminal is to be given colours (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def is_debugging() -> bool:
     """Whether a developer asked for tracebacks."""
     return bool(os.environ.get("AGENT_TELEMETRY_DEBUG"))

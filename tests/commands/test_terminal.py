@@ -54,8 +54,8 @@ def piped(environ, *arguments):
     )
 
 
-def on_terminal(environ, *arguments, columns=100):
-    """What a command prints on a terminal of so many columns."""
+def on_terminal(environ, *arguments, columns=100, answer=b""):
+    """What a command prints on a terminal of so many columns where that is typed ahead."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     process = subprocess.Popen(
@@ -66,6 +66,7 @@ def on_terminal(environ, *arguments, columns=100):
         stdout=theirs,
         stderr=theirs,
     )
+    os.write(ours, answer)
     os.close(theirs)
     found = b""
     try:
@@ -82,6 +83,19 @@ def test_colours_are_for_terminals(environ):
     assert code == 0
     assert "\x1b[31m" in shown  # the call that failed
     assert "\x1b" not in piped(environ, "tail").stdout
+
+
+@pytest.mark.parametrize("wish", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+def test_who_wants_no_colours_gets_none(environ, wish):
+    code, shown = on_terminal(environ | wish, "tail")
+    assert code == 0
+    assert "\x1b" not in shown
+
+
+def test_a_refusal_to_delete_is_told(environ):
+    code, shown = on_terminal(environ, "purge", "--before", "0s", answer=b"n\n")
+    assert code == 1
+    assert "agent-telemetry: nothing was deleted" in shown
 
 
 def test_progress_is_for_terminals(environ, tmp_path):

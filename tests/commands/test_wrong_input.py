@@ -113,15 +113,13 @@ def test_nothing_to_purge_asks_nobody(run):
     assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "no rows")
 
 
-def leaves(group, path=()):
+def commands(group, path=()):
     for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from leaves(command, (*path, name))
-        else:
-            yield (*path, name)
+        yield (*path, name)
+        yield from commands(command, (*path, name)) if hasattr(command, "commands") else ()
 
 
-@pytest.mark.parametrize("path", list(leaves(main)), ids=" ".join)
+@pytest.mark.parametrize("path", list(commands(main)), ids=" ".join)
 def test_help_fits_the_terminal_and_has_an_example(path):
     done = CliRunner().invoke(main, [*path, "--help"], terminal_width=100)
     assert done.exit_code == 0
