@@ -1,4 +1,8 @@
-"""The program: `python -m proxy` and the console script `agent-telemetry`."""
+"""The program: `python -m proxy` and the console script `agent-telemetry`.
+
+What supervises is this program too, started again by `proxy/launch.py`: it imports the little it
+needs, and not the command line.
+"""
 
 import sys
 
@@ -6,11 +10,19 @@ import sys
 def run() -> None:
     """Everything is imported in here, so that an interrupt meanwhile is no error to print."""
     try:
-        from proxy.cli import main
         from proxy.crash import be_discreet
+        from proxy.environment import handed_over
 
         be_discreet()
-        main()
+        plan = handed_over()
+        if plan is None:
+            from proxy.cli import main
+
+            main()
+        else:
+            from proxy.supervise import supervise
+
+            supervise(plan)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -118,9 +118,9 @@ def serve(config_path: Path | None) -> None:
       DATABASE_URL=postgresql://me@db/telemetry agent-telemetry serve
     """
     config = load(config_path)
-    from proxy.supervise import Supervisor
+    from proxy.launch import launch
 
-    Supervisor(config, config_path).run()
+    launch(config, config_path)
 
 
 @main.command()
@@ -136,10 +136,9 @@ def gateway(config_path: Path | None, fd: int | None, lifeline: int | None) -> N
       agent-telemetry gateway --config /etc/agent-telemetry.toml
     """
     if fd is None and (sidecar := load(config_path)).spool.transport == "nats":
-        from proxy.supervise import Supervisor
+        from proxy.launch import launch
 
-        Supervisor(sidecar, config_path, is_sidecar=True).run()
-        return
+        launch(sidecar, config_path, is_sidecar=True)
     config, sock = _role(config_path, fd, "gateway")
     from proxy.gateway_app import run_gateway
 
@@ -260,7 +259,7 @@ def check_config(config_path: Path | None, as_json: bool) -> None:
       agent-telemetry check-config --config my.toml
     """
     config = load(config_path)
-    from proxy.supervise import validate
+    from proxy.launch import validate
 
     validate(config)
     values = effective(config)
@@ -364,7 +363,7 @@ def _role(config_path: Path | None, fd: int | None, listens: str | None) -> tupl
         return config, socket.socket(fileno=fd)
     if listens is None:
         return config, None
-    from proxy.supervise import listen, prepare
+    from proxy.launch import listen, prepare
 
     prepare(config)
     return config, listen(getattr(config, listens).listen, f"{listens}.listen")

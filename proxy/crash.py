@@ -8,7 +8,6 @@ AGENT_TELEMETRY_DEBUG gets Python's own behaviour instead.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import logging
@@ -16,10 +15,13 @@ import resource
 import sys
 import threading
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxy.environment import is_debugging
 from proxy.log import describe, event
+
+if TYPE_CHECKING:
+    import asyncio
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 

@@ -3,6 +3,8 @@
 TOML file, then environment (`AGENT_TELEMETRY__SECTION__KEY`), the environment winning; the only
 module that reads the environment. Every secret `X` can be given as `X_file`. Unknown keys are
 errors; no file at all is a valid configuration.
+
+A supervisor reads its plan here and no configuration, so what validates one is imported in `load`.
 """
 
 from __future__ import annotations
@@ -14,15 +16,18 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from proxy.config import BUILT_IN, Config
 from proxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+    from proxy.config import Config
 
 ENV_PREFIX = "AGENT_TELEMETRY__"
 ENV_FILE = "AGENT_TELEMETRY_CONFIG"
+_PLAN = "AGENT_TELEMETRY_PLAN"
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
@@ -30,6 +35,10 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
 
     `path` wins over `AGENT_TELEMETRY_CONFIG`. Raises ConfigError that names file, key and remedy.
     """
+    from pydantic import ValidationError
+
+    from proxy.config import Config
+
     environ = os.environ if environ is None else environ
     path = path or (Path(environ[ENV_FILE]) if environ.get(ENV_FILE) else None)
     values = _from_file(path) if path else {}
@@ -52,6 +61,16 @@ def wants_colours() -> bool:
 def is_debugging() -> bool:
     """Whether a developer asked for tracebacks."""
     return bool(os.environ.get("AGENT_TELEMETRY_DEBUG"))
+
+
+def hand_over(plan: str) -> None:
+    """Leave a plan for the program that this process becomes."""
+    os.environ[_PLAN] = plan
+
+
+def handed_over() -> str | None:
+    """The plan that was left for this process, once: its children do not find it."""
+    return os.environ.pop(_PLAN, None)
 
 
 def share_metrics(config: Config) -> None:
@@ -149,6 +168,8 @@ def _read_secret_files(
 
 
 def _with_built_in(given: Any, path: Path | None) -> dict[str, Any]:
+    from proxy.config import BUILT_IN
+
     if not isinstance(given, dict) or not all(isinstance(v, dict) for v in given.values()):
         raise ConfigError(f"{path or 'environment'}: upstreams: write tables [upstreams.NAME]")
     merged: dict[str, Any] = {

@@ -19,11 +19,9 @@ import sys
 import time
 import traceback
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import orjson
-
-from proxy.config import Log
 
 QUEUE_LINES_MAX = 10_000
 LINE_CHARS_MAX = 8_192
@@ -110,7 +108,16 @@ def leave(writer: Writer) -> None:
         os._exit(1 if sys.exc_info()[0] else 0)
 
 
-def configure(settings: Log, stream: TextIO | None = None) -> Writer:
+class Settings(Protocol):
+    """What of the configuration's `log` is asked here."""
+
+    @property
+    def format(self) -> str: ...
+    @property
+    def level(self) -> str: ...
+
+
+def configure(settings: Settings, stream: TextIO | None = None) -> Writer:
     """Start logging for this process; the caller stops the writer at the end."""
     stream = stream or sys.stdout
     is_console = settings.format == "console" or (settings.format == "auto" and stream.isatty())

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from proxy.genai import operation_name, provider_name
-from proxy.record import TelemetryRecord
+
+if TYPE_CHECKING:  # a gateway knows of no rows
+    from proxy.record import TelemetryRecord
 
 MODELS_MAX = 100
 SERIES_KEPT = 1024  # found again without prometheus-client's lock and checks

@@ -7,12 +7,15 @@ whose other end only the supervisor has: when the supervisor dies, however, they
 and stop.
 
 The gateway comes first and waits for nothing: not for the database, not for a migration.
+
+A supervisor lives as long as the program and does next to nothing, so it is small: what it imports
+is named in tests/foundation/test_supervisor.py, and no configuration is read here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import ctypes
 import fcntl
 import logging
 import os
@@ -27,21 +30,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from proxy.addresses import base_url, base_urls
-from proxy.config import Config, split_listen
-from proxy.enrich.redact import Redactor
-from proxy.environment import share_metrics
-from proxy.errors import ConfigError, ProxyError, StoreUnavailable
+from proxy.errors import ProxyError, StoreUnavailable
 from proxy.log import configure, event, leave
-from proxy.otel.installed import check_installed
+from proxy.plan import Plan
 from proxy.store.embedded import EmbeddedServer
-from proxy.wire.upstream import upstreams_of
 
 POLL_S, IDLE_POLL_S = 0.05, 0.5
 RESTART_FIRST_S, RESTART_MAX_S = 0.05, 2.0  # no agent waits longer for a gateway
 HEALTHY_S = 5.0  # a process that ran this long starts anew without a pause
 STOP_RECORDER_S = 10.0
 KILL_AFTER_S = 5.0
+_PR_SET_NAME = 15  # linux/prctl.h
 
 
 @dataclass(slots=True)
@@ -61,21 +60,24 @@ class _Child:
         return self.process is not None and self.process.poll() is None
 
 
+def supervise(plan: str) -> None:
+    """Run what a plan says, as JSON, until SIGTERM or SIGINT."""
+    read = Plan.from_json(plan)
+    _take_name(read.process_name)
+    Supervisor(read).run()
+
+
 class Supervisor:
     """Runs `serve`, or of a sidecar the gateways and the forwarder, until SIGTERM or SIGINT."""
 
-    def __init__(
-        self, config: Config, config_path: Path | None, *, is_sidecar: bool = False
-    ) -> None:
-        self._config = config
-        self._is_sidecar = is_sidecar
-        self._config_path = config_path
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
         self._is_stopping = False
         self._lifeline, self._lifeline_kept = os.pipe()
         self._server = (
-            None
-            if config.dsn or is_sidecar
-            else EmbeddedServer(config.data_dir, while_waiting=self._tend_while_database_starts)
+            EmbeddedServer(Path(plan.data_dir), while_waiting=self._tend_while_database_starts)
+            if plan.has_database
+            else None
         )
         self._woken, self._waking = socket.socketpair()
         for end in (self._woken, self._waking):
@@ -86,19 +88,15 @@ class Supervisor:
         self._children: list[_Child] = []
 
     def run(self) -> None:
-        """Start everything, keep it running, stop it in order. Raises ProxyError before that."""
-        validate(self._config)
-        prepare(self._config)
-        gateway = listen(self._config.gateway.listen, "gateway.listen")
-        admin = None if self._is_sidecar else listen(self._config.admin.listen, "admin.listen")
-        self._only = forget_metrics(self._config)
-        listener = configure(self._config.log)
+        """Start everything, keep it running, stop it in order."""
+        self._only = forget_metrics(Path(self._plan.metrics_dir))
+        listener = configure(self._plan.log)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)  # that it wakes us is all
         signal.set_wakeup_fd(self._waking.fileno(), warn_on_full_buffer=False)
         try:
-            self._children = list(self._roles(gateway, admin))
+            self._children = list(self._roles())
             self._watch()
         finally:
             self._stop()
@@ -112,14 +110,15 @@ class Supervisor:
                     child.process.send_signal(signal.SIGTERM)
         self._is_stopping = True
 
-    def _roles(self, gateway: socket.socket, admin: socket.socket | None) -> Iterator[_Child]:
-        for _ in range(self._config.gateway.workers):
+    def _roles(self) -> Iterator[_Child]:
+        gateway = socket.socket(fileno=self._plan.gateway_fd)
+        for _ in range(self._plan.workers):
             yield _Child("gateway", ["gateway"], gateway)
-        if self._config.spool.transport == "nats":
+        if self._plan.has_forwarder:
             yield _Child("forwarder", ["forwarder"])
-        if admin is not None:
+        if self._plan.admin_fd is not None:
             yield _Child("recorder", ["recorder"])
-            yield _Child("admin", ["admin"], admin)
+            yield _Child("admin", ["admin"], socket.socket(fileno=self._plan.admin_fd))
 
     def _watch(self) -> None:
         """Keep every process running. The database starts after the first round of processes."""
@@ -168,8 +167,8 @@ class Supervisor:
         fds = [self._lifeline]
         command = [sys.executable, "-m", "proxy", *child.arguments]
         command += ["--lifeline", str(self._lifeline)]
-        if self._config_path:
-            command += ["--config", str(self._config_path)]
+        if self._plan.config_path:
+            command += ["--config", self._plan.config_path]
         if child.sock is not None:
             command += ["--fd", str(child.sock.fileno())]
             fds.append(child.sock.fileno())
@@ -196,21 +195,21 @@ class Supervisor:
             self._start(child)
 
     def _announce(self) -> None:
-        urls, admin = base_urls(self._config), base_url(self._config.admin.listen)
+        plan = self._plan
         event(
             "ready",
-            base_urls=urls,
-            admin=None if self._is_sidecar else admin,
-            data_dir=str(self._config.data_dir),
+            base_urls=plan.base_urls,
+            admin=plan.admin_url,
+            data_dir=plan.data_dir,
             line="\n".join(
                 [
                     "agent-telemetry is ready. Point an agent's base URL at one of:",
-                    *(f"  {name:<10} {url}" for name, url in urls.items()),
-                    f"  {'others':<10} {base_url(self._config.gateway.listen)}/NAME   "
-                    "(see config.example.toml)",
+                    *(f"  {name:<10} {url}" for name, url in plan.base_urls.items()),
+                    f"  {'others':<10} {plan.gateway_url}/NAME   (see config.example.toml)",
                     "Calls go to the stream; recorders elsewhere store them."
-                    if self._is_sidecar
-                    else f"Watch calls arrive:  {admin}/  or  agent-telemetry tail --follow",
+                    if plan.admin_url is None
+                    else f"Watch calls arrive:  {plan.admin_url}/  or  "
+                    "agent-telemetry tail --follow",
                 ]
             ),
         )
@@ -221,7 +220,7 @@ class Supervisor:
         for child in self._children:
             if child.role == "gateway" and child.sock is not None:
                 child.sock.close()  # new calls are refused at once, not left waiting
-        drain_s = self._config.gateway.drain_timeout_s + KILL_AFTER_S
+        drain_s = self._plan.drain_timeout_s + KILL_AFTER_S
         self._end("gateway", drain_s)
         self._end("forwarder", STOP_RECORDER_S)
         self._end("recorder", STOP_RECORDER_S)
@@ -255,83 +254,21 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
-def forget_metrics(config: Config) -> IO[bytes]:
+def forget_metrics(directory: Path) -> IO[bytes]:
     """Drop the series of earlier runs, unless another program on this directory still writes them.
 
     The file returned holds the lock by which others know; keep it open.
     """
-    only = (config.metrics_dir / "serve.lock").open("ab")
+    only = (directory / "serve.lock").open("ab")
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(only, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for file in config.metrics_dir.glob("*.db"):
+        for file in directory.glob("*.db"):
             file.unlink(missing_ok=True)
     return only
 
 
-def validate(config: Config) -> None:
-    """Try what only use shows: certificate files, the operator's rules. Raises ConfigError."""
-    upstreams_of(config)
-    Redactor(config.redaction)
-    check_installed(config.otel)
-    if config.spool.transport == "nats":
-        from proxy.fleet.connection import validate as validate_nats
-
-        validate_nats(config.nats)
-
-
-def prepare(config: Config) -> None:
-    """Make the directories this program writes. Raises ConfigError that names the key."""
-    share_metrics(config)
-    for key, path in (("data_dir", config.data_dir), ("spool.dir", config.spool_dir)):
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            probe = path / f".writable-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise ConfigError(
-                f"{key}: {path}: {error.strerror}; choose a directory this user can write"
-            ) from None
-
-
-def listen(address: str, key: str) -> socket.socket:
-    """A listening, inheritable socket. Raises ConfigError that names the key and the remedy."""
-    where = split_listen(address)
-    try:
-        sock = _unix(where) if isinstance(where, Path) else _tcp(*where)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        is_taken = error.errno == errno.EADDRINUSE
-        remedy = "stop the other program or choose another port" if is_taken else "choose another"
-        raise ConfigError(f"{key}: {address}: {reason}; {remedy}") from None
-    sock.set_inheritable(True)
-    return sock
-
-
-def _tcp(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    sock = socket.socket(family, kind, protocol)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(address)
-    sock.listen(1024)
-    return sock
-
-
-def _unix(path: Path) -> socket.socket:
-    """A socket file that only this user can use; a stale one of an ended program is replaced."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    if path.is_socket():
-        with contextlib.suppress(ConnectionRefusedError):
-            sock.connect(str(path))
-            raise OSError(errno.EADDRINUSE, "another program answers there")
-        path.unlink()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    earlier = os.umask(0o177)
-    try:
-        sock.bind(str(path))
-    finally:
-        os.umask(earlier)
-    sock.listen(1024)
-    return sock
+def _take_name(name: str) -> None:
+    """Be called as before by `ps` and `pkill`. Linux only."""
+    if sys.platform == "linux" and name:
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import hashlib
 import os
 import pwd
 import re
@@ -346,6 +345,8 @@ def _socket_dir(cluster: Path) -> Path:
     """
     if len(os.fsencode(cluster / f".s.PGSQL.{PORT}")) <= SOCKET_PATH_MAX:
         return cluster
+    import hashlib  # brings OpenSSL, for which a supervisor has no other use
+
     digest = hashlib.sha256(os.fsencode(cluster)).hexdigest()[:16]
     link = Path("/tmp") / f"agent-telemetry-{digest}"
     if not os.path.lexists(link) or (link.is_symlink() and link.readlink() == cluster):
