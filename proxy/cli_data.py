@@ -15,7 +15,7 @@ import click
 from proxy.environment import load
 from proxy.errors import ProxyError
 from proxy.forms import postgres_dsn
-from proxy.options import PIPE_WIDTH, TEXT, instant, print_json, with_config
+from proxy.options import LABEL, PIPE_WIDTH, TEXT, instant, print_json, with_config
 
 if TYPE_CHECKING:
     from proxy.exporting import Options
@@ -54,8 +54,8 @@ def _feedback(
     help="The file to write; dataset_card.md goes beside it.",
 )
 @with_config
-@click.option("--project", type=TEXT, help="Only this project.")
-@click.option("--session", type=TEXT, help="Only this session.")
+@click.option("--project", type=LABEL, help="Only this project.")
+@click.option("--session", type=LABEL, help="Only this session.")
 @click.option(
     "--model", "models", type=TEXT, multiple=True, help="Only answers of this model; repeatable."
 )
@@ -187,9 +187,9 @@ def _options(
 
 @click.command()
 @with_config
-@click.option("--session", type=TEXT, help="Delete this session.")
+@click.option("--session", type=LABEL, help="Delete this session.")
 @click.option(
-    "--project", type=TEXT, help="Delete this project; with --session, that session of it."
+    "--project", type=LABEL, help="Delete this project; with --session, that session of it."
 )
 @click.option("--before", callback=instant, help="Delete what is older: 30d, date.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -14,7 +14,7 @@ import click
 
 from proxy.config import Config
 from proxy.environment import load, wants_colours
-from proxy.options import LINES_MAX, PIPE_WIDTH, TEXT, instant, print_json, with_config
+from proxy.options import LABEL, LINES_MAX, PIPE_WIDTH, TEXT, instant, print_json, with_config
 
 if TYPE_CHECKING:
     from proxy.store.selection import Selection
@@ -27,8 +27,8 @@ REPORT_NAMES = (
 @click.command()
 @with_config
 @click.option("--follow", "-f", is_flag=True, help="Keep printing as calls arrive.")
-@click.option("--project", type=TEXT, help="Only this project.")
-@click.option("--session", type=TEXT, help="Only this session.")
+@click.option("--project", type=LABEL, help="Only this project.")
+@click.option("--session", type=LABEL, help="Only this session.")
 @click.option("--model", type=TEXT, help="Only this model.")
 @click.option("--errors", is_flag=True, help="Only what did not end well.")
 @click.option("--turns", is_flag=True, help="Turns instead of calls.")
@@ -55,9 +55,9 @@ def tail(config_path: Path | None, lines: int, as_json: bool, follow: bool, **wa
 
 
 @click.command()
-@click.argument("session", type=TEXT)
+@click.argument("session", type=LABEL)
 @with_config
-@click.option("--project", type=TEXT, help="Of this project, where several know the session.")
+@click.option("--project", type=LABEL, help="Of this project, where several know the session.")
 @click.option("--turn", type=click.UUID, help="Only this turn.")
 @click.option("--full", is_flag=True, help="Do not cut long texts.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per row.")
@@ -94,7 +94,7 @@ def replay(
 @click.argument("name", required=False, type=click.Choice(REPORT_NAMES), metavar="[NAME]")
 @with_config
 @click.option("--since", callback=instant, default="24h", show_default=True, help="24h, 7d, date.")
-@click.option("--project", type=TEXT, help="Only this project.")
+@click.option("--project", type=LABEL, help="Only this project.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def report(
     name: str | None,

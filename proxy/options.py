@@ -46,7 +46,16 @@ class _Text(click.ParamType[str]):
         return str(value)
 
 
-TEXT = _Text()
+class _Label(_Text):
+    """A session or a project by the name that the agent gave, which its column may cut."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from proxy.store.storable import session_of
+
+        return session_of(super().convert(value, param, ctx)) or ""
+
+
+TEXT, LABEL = _Text(), _Label()
 
 
 def instant(context: click.Context, option: click.Parameter, text: str | None) -> datetime | None:

@@ -26,9 +26,11 @@ Row = Mapping[str, Any]
 
 
 def as_text(rows: Sequence[Row], width: int, *, is_full: bool = False) -> str:
-    """The conversation that these rows (calls, and summaries of turns) make up."""
+    """The conversations that these rows (calls, and summaries of turns) make up, by project."""
     page = _Page(width, None if is_full else LINES_MAX)
-    return "\n".join(page.conversation(rows))
+    projects = dict.fromkeys(row["project_id"] for row in rows)
+    conversations = ([row for row in rows if row["project_id"] == each] for each in projects)
+    return "\n\n".join("\n".join(page.conversation(each)) for each in conversations)
 
 
 class _Page:

@@ -72,6 +72,28 @@ async def test_a_replay_cuts_long_texts_unless_all_is_asked_for(run, dsn):
     assert full.count("word") == 2000
 
 
+async def test_a_session_of_two_projects_is_two_conversations(run, dsn):
+    talks = [Talk("same").user(text).call("yes", project_id=text) for text in ("one", "two")]
+    await linked(dsn, [row for talk in talks for row in talk.records], random.Random(0))
+    code, text = await in_thread(run, "replay", "same")
+    assert code == 0
+    heads = [line for line in text.splitlines() if line.startswith("session same")]
+    assert ["project one  1 turn, 1 call" in line for line in heads] == [True, False]
+    assert ["project two  1 turn, 1 call" in line for line in heads] == [False, True]
+    assert text.count("Turn 1") == 2
+
+
+async def test_a_name_that_its_column_cuts_is_known_as_it_was_given(run, dsn):
+    session, project = "s" * 300, "p" * 300
+    talk = Talk(session).user("hi").call("yes", project_id=project)
+    await linked(dsn, talk.records, random.Random(0))
+    named = ("--session", session, "--project", project)
+    assert "hi" in (await in_thread(run, "replay", session, "--project", project))[1]
+    assert len((await in_thread(run, "tail", *named))[1].splitlines()) == 2
+    code, text = await in_thread(run, "purge", *named, "--yes")
+    assert (code, "deleted 2 rows" in text) == (0, True)
+
+
 async def test_a_session_that_is_not_there_says_where_to_look(run):
     code, text = await in_thread(run, "replay", "nobody")
     assert code == 1
