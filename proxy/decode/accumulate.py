@@ -42,6 +42,8 @@ class Choice:
     latest: dict[Hashable, PartialCall] = field(default_factory=dict)  # calls, by any name
     finish_reason: str | None = None
     is_refusal: bool = False
+    runs: int = 0  # of thoughts without anything between them
+    is_thinking: bool = False
 
     def whole_text(self) -> str | None:
         return "".join(self.text) or None
@@ -105,7 +107,9 @@ class Growing:
     def say(self, text: str, choice: int = 0) -> None:
         if text:
             self.touch()
-            self.choice(choice).text.append(text)
+            place = self.choice(choice)
+            place.text.append(text)
+            place.is_thinking = False
 
     def refuse(self, text: str, choice: int = 0) -> None:
         """Text that says what the model would not do: it counts as text."""
@@ -113,10 +117,16 @@ class Growing:
             self.say(text, choice)
             self.choice(choice).is_refusal = True
 
-    def think(self, text: str, block: Hashable = 0, choice: int = 0) -> None:
+    def think(self, text: str, block: Hashable = None, choice: int = 0) -> None:
+        """A thought or a delta of one. Where the dialect has no blocks, a run of thoughts is one."""
         if text:
             self.touch()
-            self.choice(choice).thoughts.setdefault(block, []).append(text)
+            place = self.choice(choice)
+            if not place.is_thinking:
+                place.is_thinking = True
+                place.runs += 1
+            key = ("run", place.runs) if block is None else block
+            place.thoughts.setdefault(key, []).append(text)
 
     def call(self, key: Hashable, choice: int = 0) -> PartialCall:
         """The call of this key, begun where there is none yet."""
@@ -128,6 +138,7 @@ class Growing:
         """A new call, which from now on is the one of this key."""
         self.touch()
         place = self.choice(choice)
+        place.is_thinking = False
         call = PartialCall(len(place.calls) if order is None else order)
         place.calls.append(call)
         if key is not None:

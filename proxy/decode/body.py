@@ -183,6 +183,7 @@ class _Zstd:
     """One zstd frame."""
 
     def __init__(self) -> None:
+        self._is_new = True
         inner = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
         self._inner = inner.decompressobj()
 
@@ -195,7 +196,13 @@ class _Zstd:
         return self._inner.unused_data
 
     def decompress(self, data: bytes, limit: int) -> bytes:
-        return self._inner.decompress(data)  # cannot be limited; SLICE_BYTES bounds it
+        """Cannot be limited; SLICE_BYTES bounds it. A frame that comes at once is judged otherwise
+        by the library than one in pieces (the size it declares), so none comes at once."""
+        first = 1 if self._is_new else 0
+        self._is_new = False
+        head = self._inner.decompress(data[:first]) if first else b""
+        rest = data[first:]
+        return head + self._inner.decompress(rest) if rest else head
 
 
 class _Members:

@@ -123,10 +123,10 @@ def _read_candidate(candidate: dict[str, Json], index: int, answer: Growing) -> 
     for number, part in enumerate(elements(at(candidate, "content", "parts"))):
         # In a stream the next event goes on with the block of the last; in a plain answer each
         # part is a block of its own.
-        _read_part(members(part), number if answer.is_plain else 0, index, answer)
+        _read_part(members(part), number if answer.is_plain else None, index, answer)
 
 
-def _read_part(part: dict[str, Json], block: int, index: int, answer: Growing) -> None:
+def _read_part(part: dict[str, Json], block: int | None, index: int, answer: Growing) -> None:
     if part.get("thought") is True:
         answer.think(string(part.get("text")), block, index)
     else:

@@ -134,11 +134,14 @@ def _read_thoughts(part: dict[str, Json], index: int, answer: Growing) -> None:
     """Servers that send the same thoughts under several names are read once."""
     for name in ("reasoning_content", "reasoning", "thinking"):
         if found := word(part.get(name)):
-            answer.think(found, "field", index)
+            answer.think(found, choice=index)
             return
-    for detail in elements(part.get("reasoning_details")):
+    for number, detail in enumerate(elements(part.get("reasoning_details"))):
         found = string(at(detail, "text")) or string(at(detail, "summary"))
-        answer.think(found, "field", index)
+        block = whole(at(detail, "index"))
+        if block is None and answer.is_plain:
+            block = number
+        answer.think(found, block, index)
 
 
 def _read_content(content: Json, index: int, answer: Growing) -> None:
@@ -152,7 +155,7 @@ def _read_content(content: Json, index: int, answer: Growing) -> None:
             answer.say("".join(text_parts(part)), index)
             answer.refuse(string(at(part, "refusal")), index)
         else:
-            answer.think("".join(text_parts(thinking)), "parts", index)
+            answer.think("".join(text_parts(thinking)), choice=index)
 
 
 def _joined(deltas: list[dict[str, Json]]) -> dict[str, Json]:

@@ -165,6 +165,14 @@ def test_how_a_body_was_cut_changes_nothing(
     assert read(cut(body, marks), coding) == read(body, coding)
 
 
+@pytest.mark.parametrize("marks", [[1], [8], list(range(9))])
+def test_a_zstd_frame_of_another_size_than_it_says_is_read_alike_however_it_came(
+    marks: list[int],
+) -> None:
+    body = bytes.fromhex("28b52ffd2001010000")  # says one byte, holds none
+    assert read(cut(body, marks), "zstd") == read(body, "zstd")
+
+
 @given(st.binary(max_size=300), st.text(max_size=30))
 def test_any_bytes_under_any_label_are_read(data: bytes, coding: str) -> None:
     """Nothing raises."""
