@@ -118,7 +118,7 @@ class Growing:
             self.choice(choice).is_refusal = True
 
     def think(self, text: str, block: Hashable = None, choice: int = 0) -> None:
-        """A thought or a delta of one. Where the dialect has no blocks, a run of thoughts is one."""
+        """A thought or a delta of one. Where a dialect has no blocks, a run of thoughts is one."""
         if text:
             self.touch()
             place = self.choice(choice)

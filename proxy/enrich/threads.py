@@ -204,8 +204,8 @@ class _Book:
             is_lost = earlier.is_textual and after > 0 and call.kinds[-after:][0] == "r"
             if earlier.end not in (End.CUT, End.FAILED, End.EMPTY) and not is_lost:
                 continue  # lost: its tool failed, and the client keeps nothing but the error
-            if call.session is None and call.setting != earlier.setting:
-                continue  # another program with the same words
+            if call.session is None and (earlier.session or call.setting != earlier.setting):
+                continue  # another program with the same words; who labels labels every call
             is_known = call.session is not None or "m" in call.kinds
             waited = call.created_at - earlier.ended_at
             has_ended = waited >= timedelta(0) or after > 0  # a stream may be closed late
@@ -229,12 +229,13 @@ class _Book:
         fitting = [other for other in (*candidates, *same) if self._may_follow(call, other)]
         is_same = {other.id for other in same}
 
-        def rank(other: Facts) -> tuple[bool, bool, bool, bool, bool, float, object]:
+        def rank(other: Facts) -> tuple[bool, bool, bool, bool, bool, bool, float, object]:
             waited = call.created_at - other.ended_at
             is_fresh = timedelta(0) <= waited <= FRESH and not is_typed
             return (
                 any(tool.id in ids for tool in other.calls),
                 other.id in is_same,  # some servers number their ids anew in each conversation
+                (other.session is None) == (call.session is None),
                 other.setting == call.setting,
                 not self._is_continued(other),
                 is_fresh,

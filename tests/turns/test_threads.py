@@ -56,6 +56,23 @@ def test_ids_that_begin_anew_in_each_conversation_do_not_mix_them_up():
         assert {found.placements[r.id].session for r in talk.records} == {str(talk.records[0].id)}
 
 
+def test_a_call_without_a_label_is_given_to_one_without():
+    labelled = Talk("s", has_ids=False).user("one").call("hm", [("read", {})])
+    other = Talk(has_ids=False).wait(0.5).user("one").call("hm", [("read", {})])
+    other.wait(-0.5).results("ok").call("done")
+    found = judged(labelled.wait(5).results("ok").call("done"), other)
+    sessions = [{found.placements[r.id].session for r in t.records} for t in (labelled, other)]
+    assert sessions == [{"s"}, {str(other.records[0].id)}]
+
+
+def test_a_request_without_a_label_repeats_no_labelled_one_that_failed():
+    labelled = Talk("s").user("one").call(None, outcome="upstream_error").call("done")
+    other = Talk().wait(1.5).user("one").call("done")
+    found = judged(labelled, other)
+    sessions = [{found.placements[r.id].session for r in t.records} for t in (labelled, other)]
+    assert sessions == [{"s"}, {str(other.records[0].id)}]
+
+
 def test_ids_that_begin_anew_in_each_answer_do_not_mix_up_rounds():
     talk = Talk("s", only_id="call_0").user("one")
     for number in range(3):
