@@ -106,11 +106,19 @@ def _merge_environment(
     for variable in sorted(environ):
         if not variable.upper().startswith(ENV_PREFIX):
             continue
-        keys = tuple(variable[len(ENV_PREFIX) :].lower().split("__"))
-        if keys[0] == "upstreams" and len(keys) > 1:
-            keys = (keys[0], keys[1].replace("_", "-"), *keys[2:])
+        keys = _keys(variable[len(ENV_PREFIX) :])
         _put(values, keys, _parsed(keys, environ[variable]), variable)
         sources[keys] = variable
+
+
+def _keys(name: str) -> tuple[str, ...]:
+    """SECTION__KEY in small letters; of a project or a model only where it is all in capitals."""
+    keys, given = tuple(name.lower().split("__")), name.split("__")
+    if keys[0] == "upstreams" and len(keys) > 1:
+        return (keys[0], keys[1].replace("_", "-"), *keys[2:])
+    if keys[0] in ("projects", "prices") and len(keys) > 1 and not given[1].isupper():
+        return (keys[0], given[1], *keys[2:])
+    return keys
 
 
 def _put(values: dict[str, Any], keys: tuple[str, ...], value: Any, variable: str) -> None:

@@ -341,9 +341,12 @@ def _end_with_parent() -> Callable[[], None] | None:
 def _socket_dir(cluster: Path) -> Path:
     """The cluster, or a short link to it where the socket's path would be too long.
 
+    So it is where a comma would part the path into the names of two hosts.
+
     Raises StoreMisconfigured where somebody else has put something else there.
     """
-    if len(os.fsencode(cluster / f".s.PGSQL.{PORT}")) <= SOCKET_PATH_MAX:
+    is_short = len(os.fsencode(cluster / f".s.PGSQL.{PORT}")) <= SOCKET_PATH_MAX
+    if is_short and "," not in str(cluster):
         return cluster
     import hashlib  # brings OpenSSL, for which a supervisor has no other use
 

@@ -155,6 +155,16 @@ def test_the_password_of_an_egress_proxy_is_masked():
     assert "http://me:***@proxy:3128" in shown
 
 
+@pytest.mark.parametrize(
+    ("variable", "project"),
+    [("PROJECTS__SHOP__CONTENT", "shop"), ("PROJECTS__My_Shop__CONTENT", "My_Shop")],
+)
+def test_names_of_projects_are_not_changed_but_for_capitals(variable, project):
+    """A project that is not known by its name would have its content kept."""
+    config = load(None, HOME | {f"AGENT_TELEMETRY__{variable}": "metadata"})
+    assert {name: each.content for name, each in config.projects.items()} == {project: "metadata"}
+
+
 BAD_FILES = [
     ("[gatway]\n", "gatway: unknown key"),
     ("[gateway]\nlisten = 5\n", "gateway.listen"),

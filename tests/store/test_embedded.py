@@ -298,8 +298,9 @@ def test_data_of_another_major_version_names_the_remedy(server, data_dir):
         server.start()
 
 
-def test_a_long_path_gets_a_short_socket(made, tmp_path):
-    deep = tmp_path.joinpath(*["a-rather-long-name"] * 6)
+@pytest.mark.parametrize("names", [["a-rather-long-name"] * 6, ["two,names"]], ids=len)
+def test_a_path_that_a_socket_cannot_have_gets_another(made, tmp_path, names):
+    deep = tmp_path.joinpath(*names)
     shutil.copytree(made, deep)
     server = EmbeddedServer(deep, FAST)
     found = server.start()
