@@ -235,9 +235,10 @@ def _outcome(exchange: Exchange, end: End, call: ModelCall) -> Outcome:
     if status is None:
         return end.outcome if end.outcome is not Outcome.COMPLETE else Outcome.UPSTREAM_RESET
     answer, ended = call.answer, end.outcome
-    if ended is Outcome.CLIENT_DISCONNECTED and (answer.is_terminated or answer.has_finished_item):
+    is_left = ended is Outcome.CLIENT_DISCONNECTED and status < 400
+    if is_left and (answer.is_terminated or answer.has_finished_item):
         ended = Outcome.COMPLETE
-    # Where nothing came in time, the error answer is the gateway's own.
+    # An error answer that is whole may be the gateway's own, which says what happened instead.
     breaks = _BREAKS if status < 400 else (Outcome.PROXY_CRASHED,)
     if ended in breaks and answer.is_terminated:
         ended = Outcome.COMPLETE

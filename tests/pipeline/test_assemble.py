@@ -151,6 +151,7 @@ def test_bytes_that_the_wire_did_not_keep_are_counted(tmp_path: Path) -> None:
         (Outcome.UPSTREAM_TIMEOUT, 504),
         (Outcome.UPSTREAM_RESET, 502),
         (Outcome.UPSTREAM_UNREACHABLE, 502),
+        (Outcome.CLIENT_DISCONNECTED, 408),
     ],
 )
 def test_an_error_that_the_gateway_answered_itself_is_no_answer_of_the_provider(
