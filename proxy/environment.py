@@ -107,7 +107,7 @@ def _merge_environment(
         if not variable.upper().startswith(ENV_PREFIX):
             continue
         keys = _keys(variable[len(ENV_PREFIX) :])
-        _put(values, keys, _parsed(keys, environ[variable]), variable)
+        _put(values, keys, _parsed(keys, environ[variable], variable), variable)
         sources[keys] = variable
 
 
@@ -130,11 +130,13 @@ def _put(values: dict[str, Any], keys: tuple[str, ...], value: Any, variable: st
     values[keys[-1]] = value
 
 
-def _parsed(keys: tuple[str, ...], text: str) -> Any:
+def _parsed(keys: tuple[str, ...], text: str, variable: str) -> Any:
     """Lists and tables as JSON (a list also separated by commas); the rest stays text."""
     if text[:1] in "[{":
         with contextlib.suppress(json.JSONDecodeError):
             return json.loads(text)
+    if keys[-1] == "client_tokens" and text[:1] == "[":  # else its brackets belonged to the tokens
+        raise ConfigError(f'{variable}: is no JSON: write A,B or ["A", "B"]')
     if keys[-1] in ("client_tokens", "hosts", "pii", "servers"):
         return [part.strip() for part in text.split(",") if part.strip()]
     return text

@@ -251,6 +251,12 @@ def test_a_bad_variable_is_named():
         load(None, {"AGENT_TELEMETRY__DATA_DIR": "/x", "AGENT_TELEMETRY__DATA_DIR__Y": "1"})
 
 
+def test_a_list_of_tokens_that_is_no_json_is_refused():
+    name = "AGENT_TELEMETRY__GATEWAY__CLIENT_TOKENS"
+    with pytest.raises(ConfigError, match=f"^{name}: is no JSON: write A,B"):
+        load(None, HOME | {name: "['a', 'b']"})
+
+
 def test_what_is_wrong_in_a_list_names_its_variable():
     with pytest.raises(ConfigError, match=r"^AGENT_TELEMETRY__REDACTION__PII: redaction\.pii\.1: "):
         load(None, HOME | {"AGENT_TELEMETRY__REDACTION__PII": "email,face"})
