@@ -24,7 +24,7 @@ from bench.backlog import fill
 from bench.compare import body_of
 from proxy import assemble
 from proxy.config import Config
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.enrich.redact import Scan
 from proxy.environment import load
 from proxy.exchange import Outcome

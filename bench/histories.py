@@ -20,7 +20,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 from proxy.assemble import Assembled, Assembler
 from proxy.endpoints import classify
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.enrich.facts import link_of
 from proxy.environment import load
 from proxy.exchange import AnswerHead, End, Exchange, Outcome, Piece, Start

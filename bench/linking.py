@@ -25,7 +25,7 @@ from uuid import uuid4
 import asyncpg
 
 from bench import report
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.enrich.facts import link_of
 from proxy.environment import load
 from proxy.linker import Linker

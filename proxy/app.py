@@ -17,7 +17,7 @@ from proxy import __version__
 from proxy.addresses import base_urls
 from proxy.admin.server import AdminServer
 from proxy.config import Config
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.linker import Linker
 from proxy.live import Live
 from proxy.log import event

@@ -16,9 +16,10 @@ from proxy.call import Answer, Json, ModelCall, Prompt, Usage
 from proxy.captured import packed
 from proxy.config import Config
 from proxy.decode.dispatch import DECODER_VERSION, decode
-from proxy.enrich.canonical import Digests
 from proxy.enrich.cost import cost_usd
-from proxy.enrich.facts import Histories, link_of, without_content
+from proxy.enrich.digests import Digests
+from proxy.enrich.facts import link_of, without_content
+from proxy.enrich.histories import Histories
 from proxy.enrich.media import Bare, extract, settle
 from proxy.enrich.redact import Redactor, metadata_only
 from proxy.enrich.sessions import Hints, Identity, identify

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from datetime import datetime
 
 from proxy.config import Config
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.errors import StoreMisconfigured, StoreUnavailable
 from proxy.progress import progress
 from proxy.reading import dsn_of, opened, remedied

@@ -17,7 +17,7 @@ from typing import Any
 from proxy.assemble import CAPTURED, Assembled, Assembler
 from proxy.captured import unpacked
 from proxy.config import Config
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.enrich.redact import JSON_COLUMNS
 from proxy.errors import ProxyError
 from proxy.record import COLUMNS

@@ -26,7 +26,7 @@ from proxy.attempts import TRIES_MAX, Attempts
 from proxy.captured import packed
 from proxy.config import Config
 from proxy.endpoints import REPORTS, RETRIEVED_RESPONSE
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.errors import RowRejected, StoreMisconfigured, StoreUnavailable
 from proxy.exchange import Exchange
 from proxy.log import event

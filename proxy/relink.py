@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from proxy.config import Config
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.enrich.facts import link_of
 from proxy.linker import Linker
 from proxy.record import TelemetryRecord

@@ -16,7 +16,7 @@ from proxy.assemble import Assembler
 from proxy.captured import unpacked
 from proxy.config import Config
 from proxy.endpoints import REPORTS
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.errors import ProxyError
 from proxy.exchange import Exchange
 from proxy.store import raw

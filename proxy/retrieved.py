@@ -14,7 +14,7 @@ from uuid import UUID
 
 from proxy.assemble import Assembled
 from proxy.call import Json
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.enrich.facts import link_of
 from proxy.enrich.redact import metadata_only
 from proxy.record import COLUMNS, Beside, TelemetryRecord

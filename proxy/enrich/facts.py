@@ -7,28 +7,23 @@ metadata may be kept. Pure, and total: a record of any shape gives facts.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache
-from hashlib import blake2b
 from typing import Any
 
 from proxy.call import Json
 from proxy.enrich.canonical import (
     VERSION,
     Called,
-    Chain,
-    Digests,
     Part,
     Result,
     Said,
     Typed,
     clean,
-    parts_of,
     plain,
 )
+from proxy.enrich.digests import Chain, Digests
+from proxy.enrich.histories import Histories, History, read_history, setting_of
 from proxy.enrich.results import comparable, is_failure
 from proxy.injected import Injection
 from proxy.record import TelemetryRecord
@@ -43,12 +38,7 @@ HANDED_MAX = 12
 HANDED_CHARS = (12, 50_000)  # a shorter text is no task for a sub-agent, a longer one is a file
 OUTPUT_CHARS_MAX = 4096
 RESULTS_MAX = 128
-HISTORIES_MAX = 5000
-SETTINGS_MAX = 128
-HISTORY_BYTES_MAX = 1024 * 1024
-HISTORIES_BYTES_MAX = 32 * 1024 * 1024
 
-_BILLING = re.compile(r"x-anthropic-billing-header:[^\n]*")  # may change at each call
 _RULE = re.compile(r"\n-{3,}\n")
 _LIMIT = frozenset(
     {"length", "max_tokens", "max_output_tokens", "model_length", "incomplete"}
@@ -70,133 +60,6 @@ _SIDE_SCHEMAS: dict[frozenset[str], str] = {
 }
 
 
-@dataclass(slots=True)
-class _History:
-    """A history as far as it was read: its atoms, the last one still open, and what is asked of it.
-
-    A result whose call is no longer in the history counts as called before it.
-    """
-
-    chain: Chain
-    seen: dict[str, tuple[int, str]] = field(default_factory=dict)  # tool's id → atom, digest
-    brought: dict[str | int, Result] = field(default_factory=dict)  # since the model spoke last
-    first: Typed | None = None
-    last: Part | None = None
-    summary: str = ""  # the first that stands in place of removed messages
-    parts: int = 0
-
-    def add(self, part: Part) -> None:
-        chain = self.chain
-        chain.add(part)
-        if isinstance(part, Called) and part.id:
-            self._see(part.id, len(chain.kinds))
-        elif isinstance(part, Result) and part.id and part.id not in self.seen:
-            self._see(part.id, len(chain.kinds) - 1)
-        if isinstance(part, Said | Called):
-            self.brought.clear()
-        elif isinstance(part, Result):
-            if part.is_text:
-                self.brought.clear()  # of earlier rounds, whose calls the client does not repeat
-            self.brought.setdefault(part.id or self.parts, part)
-        else:
-            self.summary = self.summary or part.summary
-            if self.first is None and part.texts:
-                self.first = part
-        self.last = part
-        self.parts += 1
-
-    def copy(self) -> _History:
-        return _History(
-            self.chain.copy(),
-            dict(self.seen),
-            dict(self.brought),
-            self.first,
-            self.last,
-            self.summary,
-            self.parts,
-        )
-
-    @property
-    def weight(self) -> int:
-        """About how many bytes it holds."""
-        results = sum(len(result.output) for result in self.brought.values())
-        typed = (part for part in (self.first, self.last) if isinstance(part, Typed))
-        return (
-            self.chain.weight
-            + 150 * len(self.seen)
-            + results
-            + len(self.summary)
-            + sum(len(text) for part in typed for text in part.texts)
-        )
-
-    def _see(self, id: str, at: int) -> None:
-        known = self.seen.get(id)
-        self.seen[id] = (at, known[1] if known else self.chain.digests.of("tool", id))
-
-
-class Histories:
-    """What was read of earlier calls: agents send the same history in each round, and a bit more.
-
-    Bounded in entries and bytes. Not safe for use by several threads at once.
-    """
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[bytes, tuple[_History, int]] = OrderedDict()
-        self._bytes = 0
-        self.setting = lru_cache(SETTINGS_MAX)(_setting)
-
-    def latest(self, names: Sequence[bytes]) -> tuple[_History | None, int]:
-        """What is known of the longest beginning of a history, and its length."""
-        for length in range(len(names), 0, -1):
-            if (found := self._known.get(names[length - 1])) is not None:
-                self._known.move_to_end(names[length - 1])
-                return found[0].copy(), length
-        return None, 0
-
-    def keep(self, name: bytes, history: _History) -> None:
-        if (weight := history.weight) > HISTORY_BYTES_MAX or name in self._known:
-            return
-        self._known[name] = history, weight
-        self._bytes += weight
-        while len(self._known) > HISTORIES_MAX or self._bytes > HISTORIES_BYTES_MAX:
-            self._bytes -= self._known.popitem(last=False)[1][1]
-
-
-def _read(
-    record: TelemetryRecord,
-    digests: Digests,
-    histories: Histories | None,
-    names: Sequence[bytes | None],
-) -> _History:
-    """The whole history, on from where an earlier call's reading ended."""
-    messages = record.chat_history
-    beginnings = _beginnings(names) if histories is not None else []
-    if histories is None or len(beginnings) != len(messages):
-        history = _History(Chain(digests))
-        for part in parts_of(messages):
-            history.add(part)
-        return history
-    known, length = histories.latest(beginnings)
-    history = known or _History(Chain(digests))
-    for part in parts_of(messages[length:], messages[length - 1] if length else None):
-        history.add(part)
-    if beginnings and length < len(messages):
-        histories.keep(beginnings[-1], history)
-    return history
-
-
-def _beginnings(names: Sequence[bytes | None]) -> list[bytes]:
-    """A name for each beginning of a history, up to the first message that has none."""
-    found: list[bytes] = []
-    before = b""
-    for name in names:
-        if name is None:
-            break
-        before = blake2b(before + name, digest_size=16).digest()
-        found.append(before)
-    return found
-
-
 def link_of(
     record: TelemetryRecord,
     digests: Digests,
@@ -208,7 +71,7 @@ def link_of(
     `names` identify the messages of the history; with them, and `histories`, what an earlier call
     has in common with this one is not read again.
     """
-    history = _read(record, digests, histories, names)
+    history = read_history(record, digests, histories, names)
     chain = history.chain.copy()
     chain.finish()
     length = len(chain.kinds)
@@ -240,7 +103,7 @@ def _said_of_itself(
 ) -> dict[str, Any]:
     capture = record.capture or {}
     names = tuple(sorted(_tool_names(record.request_params or {})))
-    setting = _setting if histories is None else histories.setting
+    setting = setting_of if histories is None else histories.setting
     hints = capture.get("hints")
     said = hints if isinstance(hints, dict) else {}
     cap = (record.labels or {}).get("round-cap")
@@ -259,10 +122,6 @@ def _said_of_itself(
         "previous": digests.of("response", previous) if isinstance(previous, str) else None,
         "response": digests.of("response", response) if isinstance(response, str) else None,
     }
-
-
-def _setting(digests: Digests, client: str, system_prompt: str, names: tuple[str, ...]) -> str:
-    return digests.of("setting", client, plain(_BILLING.sub("", system_prompt)), *names)
 
 
 def _tool_names(params: dict[str, Json]) -> Iterator[str]:
@@ -396,7 +255,7 @@ def _shorter(last: Part | None, chain: Chain, digests: Digests) -> Iterator[str]
 
 
 def _opening(
-    history: _History, chain: Chain, digests: Digests, record: TelemetryRecord
+    history: History, chain: Chain, digests: Digests, record: TelemetryRecord
 ) -> Iterator[str]:
     """What ties a thread to the call that it came of: the first typed message, text by text and
     whole, until the model has answered; of a compaction and what follows it the summary's end."""

@@ -21,8 +21,8 @@ import orjson
 
 from proxy.call import Json
 from proxy.config import Redaction
-from proxy.enrich.canonical import Digests
 from proxy.enrich.credentials import Credentials
+from proxy.enrich.digests import Digests
 from proxy.enrich.media import is_reference
 from proxy.enrich.redact_rules import PII, SECRETS
 from proxy.enrich.ruleset import PASSES_MAX, RuleSet, own_rules

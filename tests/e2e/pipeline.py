@@ -14,7 +14,7 @@ from typing import Any
 
 from proxy.attempts import Attempts
 from proxy.config import Config
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.fleet.members import Fleet, Members
 from proxy.fleet.publisher import Publisher
 from proxy.fleet_app import stream_source

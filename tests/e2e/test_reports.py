@@ -7,7 +7,7 @@ from uuid import UUID
 import aiohttp
 import pytest
 
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.exchange import AnswerHead, End, Outcome, Start
 from proxy.linker import Linker
 from proxy.resubmit import resubmit

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from proxy.call import Json
 from proxy.config import Redaction
 from proxy.enrich import redact as redact_module
-from proxy.enrich.canonical import Digests
 from proxy.enrich.credentials import Credentials
+from proxy.enrich.digests import Digests
 from proxy.enrich.redact import DEPTH_MAX, Redactor, metadata_only
 from proxy.enrich.redact_rules import PII, SECRETS
 from proxy.errors import ConfigError

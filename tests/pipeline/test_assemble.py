@@ -14,7 +14,7 @@ import pytest
 
 from proxy.assemble import Assembled, Assembler
 from proxy.captured import unpacked
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.enrich.media import restore
 from proxy.environment import load
 from proxy.exchange import Exchange, Labels, Outcome

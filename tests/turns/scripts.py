@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from proxy.config import Turns
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.enrich.facts import link_of
 from proxy.enrich.threads import place, turns_of
 from proxy.enrich.turns import ending

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.assemble import Assembler
-from proxy.enrich import facts
 from proxy.enrich.canonical import Called, Result, Said, Typed, parts_of
-from proxy.enrich.facts import Histories, link_of, without_content
+from proxy.enrich.facts import link_of, without_content
+from proxy.enrich.histories import Histories
 from proxy.enrich.results import comparable, is_failure
 from proxy.enrich.threads import place, turns_of
 from proxy.environment import load
@@ -294,8 +294,8 @@ def test_facts_are_the_same_for_any_beginnings(pieces):
 
 
 def test_what_is_remembered_of_histories_is_bounded(monkeypatch):
-    monkeypatch.setattr(facts, "HISTORIES_MAX", 3)
-    monkeypatch.setattr(facts, "HISTORY_BYTES_MAX", 10_000)
+    monkeypatch.setattr("proxy.enrich.histories.HISTORIES_MAX", 3)
+    monkeypatch.setattr("proxy.enrich.histories.HISTORY_BYTES_MAX", 10_000)
     histories = Histories()
     first = Talk().user("x").call("y").records[0]
     for number in range(9):

@@ -18,7 +18,7 @@ from uuid import NAMESPACE_OID, uuid5
 import pytest
 
 from proxy.assemble import Assembler
-from proxy.enrich.canonical import Digests
+from proxy.enrich.digests import Digests
 from proxy.environment import load
 from proxy.linker import Linker
 from proxy.spool.writer import SpoolWriter
