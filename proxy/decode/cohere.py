@@ -15,30 +15,15 @@ from proxy.decode.failure import error_text, reported_error
 from proxy.decode.framing import DONE, Event
 from proxy.decode.jsonvalue import at, elements, members, string, whole, word
 from proxy.decode.prompts import (
-    last_user_text,
-    messages_of,
-    split_system,
+    chat_prompt,
     text_parts,
-    without,
 )
 from proxy.decode.usage import usage_of
 
 
 def read_prompt(body: dict[str, Json]) -> Prompt:
     """The request of a chat."""
-    system, history = split_system(messages_of(body))
-    return Prompt(
-        model=word(body.get("model")),
-        system_prompt=system,
-        chat_history=history,
-        user_message=last_user_text(history, _typed),
-        request_params=without(body, "messages"),
-        is_stream=body.get("stream") is True,
-    )
-
-
-def _typed(message: dict[str, Json]) -> list[str] | None:
-    return text_parts(message.get("content")) if message.get("role") == "user" else None
+    return chat_prompt(body, is_stream=body.get("stream") is True)
 
 
 def read_answer(events: Iterable[Event], answer: Growing) -> None:

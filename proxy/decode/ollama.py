@@ -15,10 +15,7 @@ from proxy.decode.failure import reported_error
 from proxy.decode.framing import DONE, Event
 from proxy.decode.jsonvalue import at, elements, members, string, whole, word
 from proxy.decode.prompts import (
-    last_user_text,
-    messages_of,
-    split_system,
-    text_parts,
+    chat_prompt,
     user_message,
     without,
 )
@@ -32,15 +29,7 @@ _COUNTS = (
 
 def read_chat_prompt(body: dict[str, Json]) -> Prompt:
     """The request of `api/chat`."""
-    system, history = split_system(messages_of(body))
-    return Prompt(
-        model=word(body.get("model")),
-        system_prompt=system,
-        chat_history=history,
-        user_message=last_user_text(history, _typed),
-        request_params=without(body, "messages"),
-        is_stream=body.get("stream") is not False,
-    )
+    return chat_prompt(body, is_stream=body.get("stream") is not False)
 
 
 def read_generate_prompt(body: dict[str, Json]) -> Prompt:
@@ -54,10 +43,6 @@ def read_generate_prompt(body: dict[str, Json]) -> Prompt:
         request_params=without(body, "prompt", "system"),
         is_stream=body.get("stream") is not False,
     )
-
-
-def _typed(message: dict[str, Json]) -> list[str] | None:
-    return text_parts(message.get("content")) if message.get("role") == "user" else None
 
 
 def read_answer(events: Iterable[Event], answer: Growing) -> None:

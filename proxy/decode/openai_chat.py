@@ -20,13 +20,10 @@ from proxy.decode.failure import error_text, reported_error
 from proxy.decode.framing import DONE, Event
 from proxy.decode.jsonvalue import at, elements, first_count, members, string, whole, word
 from proxy.decode.prompts import (
-    last_user_text,
-    messages_of,
+    chat_prompt,
     openai_labels,
     openai_session,
-    split_system,
     text_parts,
-    without,
 )
 from proxy.decode.usage import usage_of
 
@@ -36,21 +33,12 @@ _CACHE_WRITES = ("cache_write_tokens", "cache_creation_input_tokens", "cache_cre
 
 def read_prompt(body: dict[str, Json]) -> Prompt:
     """The request of a chat completion."""
-    system, history = split_system(messages_of(body))
-    return Prompt(
-        model=word(body.get("model")),
-        system_prompt=system,
-        chat_history=history,
-        user_message=last_user_text(history, _typed),
-        request_params=without(body, "messages"),
+    return chat_prompt(
+        body,
         is_stream=body.get("stream") is True,
         session_hint=openai_session(body),
         labels=openai_labels(body),
     )
-
-
-def _typed(message: dict[str, Json]) -> list[str] | None:
-    return text_parts(message.get("content")) if message.get("role") == "user" else None
 
 
 def read_answer(events: Iterable[Event], answer: Growing) -> None:

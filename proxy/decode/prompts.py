@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 
-from proxy.call import Json
+from proxy.call import Json, Prompt
 from proxy.decode.jsonvalue import at, elements, members, string, word
 from proxy.injected import CALLING, typed
 
@@ -68,6 +68,31 @@ def last_user_text(
             return words or None
         put_in = put_in or joined(texts)
     return put_in
+
+
+def chat_prompt(
+    body: dict[str, Json],
+    *,
+    is_stream: bool,
+    session_hint: str | None = None,
+    labels: tuple[tuple[str, str], ...] = (),
+) -> Prompt:
+    """The request of a chat as most dialects write it: `messages` with a role and a content."""
+    system, history = split_system(messages_of(body))
+    return Prompt(
+        model=word(body.get("model")),
+        system_prompt=system,
+        chat_history=history,
+        user_message=last_user_text(history, _typed),
+        request_params=without(body, "messages"),
+        is_stream=is_stream,
+        session_hint=session_hint,
+        labels=labels,
+    )
+
+
+def _typed(message: dict[str, Json]) -> list[str] | None:
+    return text_parts(message.get("content")) if message.get("role") == "user" else None
 
 
 def without(body: dict[str, Json], *names: str) -> dict[str, Json]:
