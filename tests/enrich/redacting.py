@@ -11,10 +11,13 @@ from uuid import UUID
 
 from proxy.config import Redaction
 from proxy.enrich.redact import Redactor
+from proxy.enrich.redact_rules import PII
 from proxy.exchange import Secret, Start
 from proxy.record import TelemetryRecord
 
 SALT = "5a" * 32
+CREDENTIAL = "[REDACTED:credential]"
+EVERY_PII = Redaction(pii=tuple(rule.name for rule in PII))  # type: ignore[arg-type] # names as data
 A = string.ascii_letters + string.digits
 rng = random.Random(7)
 
