@@ -28,6 +28,7 @@ QUERIES = list(blocks("sql"))
 SETTINGS = list(blocks("toml"))
 PROGRAMS = [block for block in blocks("python") if block.page.name == "clients.md"]
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
+NAMED = re.compile(r"`([\w-]+/[\w/-]+\.py)(?:::(\w+))?`")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
@@ -200,9 +201,21 @@ async def test_the_example_agent_runs_as_the_readme_says(tmp_path, dsn):
 # --- links ---
 
 
-@pytest.mark.parametrize(
+every_page = pytest.mark.parametrize(
     "page", sorted({*PAGES, *ROOT.glob("[A-Z]*.md")}), ids=lambda page: page.name
 )
+
+
+@every_page
+def test_modules_and_tests_that_are_named_are_there(page):
+    for path, test in NAMED.findall(page.read_text()):
+        found = [place / path for place in (ROOT, ROOT / "proxy", ROOT / "tests")]
+        texts = [file.read_text() for file in found if file.exists()]
+        assert texts, path
+        assert not test or any(f"def {test}(" in text for text in texts), f"{path}::{test}"
+
+
+@every_page
 def test_links_lead_somewhere(page):
     for target in LINK.findall(page.read_text()):
         if target.startswith(("http://", "https://")):
