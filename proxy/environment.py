@@ -90,7 +90,7 @@ def share_metrics(config: Config) -> None:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark first
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -167,7 +167,7 @@ def _read_secret_files(
         name = (*section, f"{key}_file")
         where = f"{sources.get(name) or path}: {'.'.join(name)}: {file}"
         try:
-            text = Path(str(file)).expanduser().read_text(encoding="utf-8").strip()
+            text = Path(str(file)).expanduser().read_text(encoding="utf-8-sig").strip()
         except (OSError, RuntimeError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
             raise ConfigError(f"{where}: {reason}") from None
@@ -201,6 +201,16 @@ def _state_dir(environ: Mapping[str, str]) -> Path:
 _KEY_IN_MESSAGE = re.compile(r"([a-z_]+(?:\.[a-z_]+)?): ")
 
 
+_MESSAGES = {  # instead of pydantic's, which speak of Python
+    "extra_forbidden": "unknown key; config.example.toml lists every key",
+    "missing": "is missing; set it",
+    "tuple_type": "write a list",
+    "dict_type": "write a table",
+    "model_type": "write a table",
+    "path_type": "write a path",
+}
+
+
 def _explain(error: ValidationError, path: Path | None, sources: dict[tuple[str, ...], str]) -> str:
     """The first problem as one line: source, key, what is wrong, what to do."""
     first = error.errors(include_url=False, include_input=False)[0]
@@ -209,10 +219,7 @@ def _explain(error: ValidationError, path: Path | None, sources: dict[tuple[str,
     variable = next(named, None)
     where = variable or (str(path) if path else "configuration")
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "unknown key; config.example.toml lists every key"
-    elif first["type"] == "missing":
-        message = "is missing; set it"
+    message = _MESSAGES.get(first["type"], message)
     if key := _KEY_IN_MESSAGE.match(message):  # of a rule that looks at several keys
         keys, message = (*keys, key[1]), message[key.end() :]
     rest = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -186,6 +186,10 @@ BAD_FILES = [
     ('[admin]\nlisten = "0.0.0.0:81"\n', "admin.token"),
     ('[admin]\ntoken_file = "/does/not/exist"\n', "admin.token_file"),
     ("a = [\n", "is not valid TOML"),
+    ("gateway = 5\n", "gateway: write a table"),
+    ("data_dir = 5\n", "data_dir: write a path"),
+    ('[gateway]\nclient_tokens = "abc"\n', "gateway.client_tokens: write a list"),
+    ('[projects]\nshop = "metadata"\n', "projects.shop: write a table"),
     ('[gateway]\nlisten = "http://127.0.0.1:80"\n', "HOST:PORT"),
     ('[gateway]\nlisten = "127.0.0.1 :80"\n', "HOST:PORT"),
     ('[gateway]\nclient_tokens = [""]\n', "gateway.client_tokens: holds an empty token"),
@@ -260,6 +264,12 @@ def test_a_list_of_tokens_that_is_no_json_is_refused():
 def test_what_is_wrong_in_a_list_names_its_variable():
     with pytest.raises(ConfigError, match=r"^AGENT_TELEMETRY__REDACTION__PII: redaction\.pii\.1: "):
         load(None, HOME | {"AGENT_TELEMETRY__REDACTION__PII": "email,face"})
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    file = tmp_path / "a.toml"
+    file.write_bytes(b"\xef\xbb\xbf[gateway]\r\nworkers = 3\r\n")
+    assert load(file, HOME).gateway.workers == 3
 
 
 def test_a_missing_file_is_named(tmp_path):
