@@ -21,7 +21,7 @@ from uuid import UUID, uuid5
 
 from proxy.config import Config
 from proxy.enrich.reported import applied, reported_ending, with_reports
-from proxy.enrich.summary import summary
+from proxy.enrich.summary import summary, with_successor
 from proxy.enrich.threads import given, place, turns_of, wanted
 from proxy.enrich.turns import ending, ending_if_over, idle_at
 from proxy.errors import ProxyError, StoreMisconfigured, StoreUnavailable
@@ -291,7 +291,9 @@ class _Judgement:
     ) -> list[tuple[Row | None, TelemetryRecord]]:
         if not ended:
             return []
-        content = await self._step.content([call.id for turn, _ in ended for call in turn.calls])
+        content = await self._step.content(
+            [call.id for turn, _ in ended for call in with_successor(turn)]
+        )
         before = await self._step.summaries([turn.summary_id for turn, _ in ended])
         records = []
         for turn, how in ended:

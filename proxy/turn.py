@@ -216,12 +216,17 @@ class Turn:
     session: str
     calls: tuple[Facts, ...]
     rounds: dict[UUID, int] = field(default_factory=dict)  # call → round
-    succeeded_at: datetime | None = None  # when the next message of a person came in its thread
+    successor: Facts | None = None  # the call that brought the thread's next message of a person
     active_until: datetime | None = None  # the last sign of life, its sub-agents' included
 
     @property
     def last(self) -> Facts:
         return self.calls[-1]
+
+    @property
+    def succeeded_at(self) -> datetime | None:
+        """When the next message of a person came in the turn's thread."""
+        return self.successor.created_at if self.successor else None
 
     @property
     def conversation(self) -> UUID:

@@ -23,6 +23,12 @@ Content = Mapping[UUID, Mapping[str, Any]]
 """Columns of the turn's rows by id, and the `outputs` of their links."""
 
 
+def with_successor(turn: Turn) -> tuple[Facts, ...]:
+    """The calls that a summary is made of: the turn's, and the one that may bring its last results
+    together with a new message."""
+    return (*turn.calls, turn.successor) if turn.successor else turn.calls
+
+
 def summary(turn: Turn, ending: Ending, content: Content) -> TelemetryRecord:
     """The `turn_summary` row of an ended turn."""
     rows = [content[call.id] for call in turn.calls if call.id in content]
@@ -91,10 +97,11 @@ def _tool_results(turn: Turn, content: Content) -> list[Json]:
     names: dict[str | None, str] = {}
     found: dict[tuple[UUID, str | int], Json] = {}
     before: Facts | None = None
-    for call in turn.calls:
+    for call in with_successor(turn):
         row = content.get(call.id, {})
         for number, output in enumerate(row.get("outputs") or ()):
-            asker = askers.get(output["id"], before)
+            is_ours = call is not turn.successor or not output["id"]
+            asker = askers.get(output["id"], before if is_ours else None)
             if asker is not None and len(found) < RESULTS_MAX:
                 name = names.get(output["id"]) or output["name"] or _only_name(asker)
                 result = _tool_result(output, name, asker, call, turn)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from proxy.turn import End, Facts, Kind, Placement, Turn, turn_id
@@ -31,7 +31,7 @@ class Judged:
     """Where each call belongs, and which turns were followed by another message of a person."""
 
     placements: Mapping[UUID, Placement]
-    succeeded: Mapping[UUID, datetime]  # turn → arrival of that message
+    succeeded: Mapping[UUID, Facts]  # turn → the call that brought that message
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def turns_of(calls: Iterable[Facts], judged: Judged) -> list[Turn]:
             session=judged.placements[found[0].id].session,
             calls=tuple(found),
             rounds={call.id: judged.placements[call.id].round or 1 for call in found},
-            succeeded_at=judged.succeeded.get(turn),
+            successor=judged.succeeded.get(turn),
             active_until=active[turn],
         )
         for turn, found in members.items()
@@ -121,7 +121,7 @@ class _Book:
     calls: Sequence[Facts]
     pinned: Mapping[UUID, Placement] = field(default_factory=dict)
     placements: dict[UUID, Placement] = field(default_factory=dict)
-    succeeded: dict[UUID, datetime] = field(default_factory=dict)
+    succeeded: dict[UUID, Facts] = field(default_factory=dict)
     _by_id: dict[UUID, Facts] = field(default_factory=dict)
     _by_key: dict[str, list[Facts]] = field(default_factory=lambda: defaultdict(list))
     _by_request: dict[str, list[Facts]] = field(default_factory=lambda: defaultdict(list))
@@ -462,7 +462,7 @@ class _Book:
         if before is None or before.turn is None or before.turn == placement.turn:
             return
         if placement.kind in (Kind.CONTINUES, Kind.COMPACTED, Kind.FORKS):
-            self.succeeded.setdefault(before.turn, call.created_at)
+            self.succeeded.setdefault(before.turn, call)
 
     def _remember(self, call: Facts, placement: Placement) -> None:
         for key in {tool.id for tool in call.open_tools} | {call.response, call.continuation}:

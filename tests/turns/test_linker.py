@@ -243,6 +243,19 @@ async def test_results_without_ids_are_kept_once_however_often_they_were_sent(ds
     assert [r["latency_ms"] for r in results] == [1000, 1000]
 
 
+async def test_results_that_come_with_the_next_message_belong_to_the_turn_that_called(dsn):
+    talk = Talk("s").user("one").call("hm", [("read", {}), ("grep", {})])
+    talk.wait(2).results("line", "Error: cancelled").user("stop it").call("done")
+    _, (first, second) = await linked(dsn, talk.records, random.Random(5))
+    assert first["stop_reason"] == "user_aborted"
+    results = json.loads(first["tool_results"])
+    assert [(r["name"], r["round"], r["output"], r["latency_ms"]) for r in results] == [
+        ("read", 1, "line", 3000),
+        ("grep", 1, "Error: cancelled", 3000),
+    ]
+    assert second["tool_results"] is None
+
+
 async def test_a_row_of_a_socket_keeps_the_socket_as_its_parent(dsn, links):
     socket = UUID(int=7)
     talk = Talk("s").user("one").call("hm", [("read", {})]).results("ok")
