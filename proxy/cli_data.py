@@ -48,7 +48,7 @@ def _feedback(
 @click.option("--format", type=click.Choice(FORMATS), required=True, help="Shape of an example.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
     required=True,
     metavar="PATH",
     help="The file to write; dataset_card.md goes beside it.",

@@ -110,6 +110,8 @@ async def export(config: Config, options: Options) -> Exported:
     if options.format is Format.PARQUET:
         load_arrow()
     directory = options.out.parent
+    if options.out.exists() and not options.out.is_file():  # such as /dev/null
+        raise ProxyError(f"--out {options.out}: is no regular file, and would be replaced by one")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 from datetime import timedelta
 from uuid import uuid4
 
@@ -177,6 +178,19 @@ def test_until_gives_the_data_set_of_that_time(fill, export):
     assert [texts(line) for line in export("openai", "--until", at).lines] == [
         ["one", "answer to one"]
     ]
+
+
+def test_what_is_no_file_is_not_replaced_by_one(fill, export, tmp_path):
+    fill(answered("s", "one"))
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "pipe")
+    done = export(to="pipe")
+    assert (done.code, "is no regular file" in done.output) == (1, True)
+    assert done.path.is_fifo()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "link").symlink_to(tmp_path / "elsewhere" / "data.jsonl")
+    done = export(to="link")
+    assert (done.code, len(done.lines), done.path.is_symlink()) == (0, 1, True)
 
 
 @pytest.mark.parametrize("format", [*FORMATS, "parquet"])
