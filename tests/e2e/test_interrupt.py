@@ -16,6 +16,14 @@ from tests.e2e.stack import ROOT, Stack, until
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
 
+@pytest.fixture(autouse=True)
+def _interrupts_are_heard():
+    """A shell has what it starts in the background ignore SIGINT, and what that starts too."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
 class Foreground(Stack):
     """A `serve` that leads a process group of its own, as one that a shell starts."""
 
