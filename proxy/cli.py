@@ -53,6 +53,8 @@ class _Commands(click.Group):
         except Exception as error:
             if is_debugging():
                 raise
+            if isinstance(error, OSError) and error.strerror:
+                _fail(f"{error.filename or 'the output'}: {error.strerror}", 1)
             _fail(f"internal error: {describe(error)} (AGENT_TELEMETRY_DEBUG=1 shows more)", 1)
         sys.exit(0)
 

@@ -222,7 +222,7 @@ def purge(
     found = asyncio.run(maintenance.count_purged(config, scope))
     click.echo(view.extent_as_text(found), err=as_json)
     if not yes and found.rows:
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():  # None where it is closed
             raise click.UsageError("nobody can be asked here: repeat with --yes")
         if not click.confirm("Delete them?", err=True):
             raise ProxyError("nothing was deleted")

@@ -155,6 +155,27 @@ def test_letters_that_the_output_lacks_are_shown_by_their_code(environ):
     assert "\\u2192" in done.stdout
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+@pytest.mark.parametrize("arguments", ["tail", "report", "--help"])
+def test_an_output_that_is_full_is_told(environ, arguments):
+    command = [sys.executable, "-m", "proxy", *arguments.split()]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environ, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"agent-telemetry: the output: No space left on device\n"
+
+
+def test_nobody_is_asked_where_nothing_can_be_read(environ):
+    command = f"{sys.executable} -m proxy purge --before 0s <&-"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=environ, capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert b"repeat with --yes" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", ["tail --json", "--help", "--version", "tail --help"])
 def test_a_reader_that_leaves_is_no_failure(environ, arguments):
     command = f"{sys.executable} -m proxy {arguments} | true; echo ${{PIPESTATUS}}"
