@@ -51,6 +51,7 @@ PAYLOAD_BYTES_MAX = 8 * 1024 * 1024  # larger bodies are cut into several record
 
 _FIELDS = struct.Struct("<4sBBHI16sQII")
 _CRC = struct.Struct("<I")
+_PACKED = struct.Struct("<8sI16sQII")  # the same with one value for the first four, twice as quick
 HEADER_BYTES = _FIELDS.size + _CRC.size
 RECORD_BYTES_MAX = HEADER_BYTES + PAYLOAD_BYTES_MAX
 
@@ -63,6 +64,14 @@ class Kind(IntEnum):
     RESPONSE = 5
     END = 6
     ACK = 7
+
+
+def first_bytes(version: int) -> list[bytes]:
+    """Magic, version and kind as a header begins with them, for each kind."""
+    return [struct.pack("<4sBBH", MAGIC, version, kind, 0) for kind in range(1 + max(Kind))]
+
+
+_FIRST = first_bytes(VERSION)
 
 
 class Header(NamedTuple):
@@ -98,8 +107,8 @@ def header_bytes(
     kind: int, key: bytes, payload: bytes | memoryview, part: int = 0, number: int = 0
 ) -> bytes:
     """The head of the record that holds `payload`; the two are written one after the other."""
-    fields = _FIELDS.pack(MAGIC, VERSION, kind, 0, part, key, number, len(payload), crc32(payload))
-    return fields + _CRC.pack(crc32(fields))
+    fields = _PACKED.pack(_FIRST[kind], part, key, number, len(payload), crc32(payload))
+    return fields + crc32(fields).to_bytes(4, "little")
 
 
 def header_at(data: bytes | memoryview, offset: int) -> Header | None:

@@ -82,7 +82,12 @@ class StallGuard:
 
     def begin(self, id: UUID, start: bytes, at_us: int, body: bytes) -> int | None:
         if self._is_direct():
-            return self._timed(self._writer.begin, id, start, at_us, body)
+            if self._stalled:
+                self._count_stalled()
+            began = self._clock()
+            kept = self._writer.begin(id, start, at_us, body)
+            self._look_back(began)
+            return kept
         if not self._start_later(partial(self._writer.begin, id, start, at_us, b"")):
             return None
         return len(body) if body and self._body(0, id, at_us, body) else 0
@@ -98,16 +103,12 @@ class StallGuard:
         return self._later(partial(self._writer.head, id, head), 0)
 
     def response(self, id: UUID, at_us: int, data: bytes) -> bool:
-        # As the others, but for the calls: this is done for each event.
-        sync = self._sync
-        if self._worker is not None or (sync.syncing_since is not None and sync.is_busy):
-            return self._body(1, id, at_us, data)
-        clock = self._clock
-        began = clock()
-        is_kept = self._writer.response(id, at_us, data)
-        if clock() - began > STALL_S:
-            self._begin()
-        return is_kept
+        if self._is_direct():
+            began = self._clock()
+            is_kept = self._writer.response(id, at_us, data)
+            self._look_back(began)
+            return is_kept
+        return self._body(1, id, at_us, data)
 
     def end(self, id: UUID, end: End) -> bool:
         if self._is_direct():
@@ -116,7 +117,9 @@ class StallGuard:
 
     def finish(self, id: UUID, head: AnswerHead | None, at_us: int, data: bytes, end: End) -> None:
         if self._is_direct():
-            self._timed(self._finish, id, head, at_us, data, end)
+            began = self._clock()
+            self._writer.finish(id, head, at_us, data, self._corrected(id, end))
+            self._look_back(began)
             return
         if head is not None:
             self._later(partial(self._writer.head, id, head), 0)
@@ -155,9 +158,13 @@ class StallGuard:
             self._count_stalled()
         began = self._clock()
         result = append(*values, **named)
+        self._look_back(began)
+        return result
+
+    def _look_back(self, began: float) -> None:
+        """Leave the appends to the thread where the one that began then took too long."""
         if self._clock() - began > STALL_S:
             self._begin()
-        return result
 
     def _start_later(self, append: Callable[[], object]) -> bool:
         if self._later(append, _RECORD_BYTES):
@@ -241,12 +248,11 @@ class StallGuard:
     def _end(self, id: UUID, end: End) -> bool:
         return self._writer.end(id, self._corrected(id, end))
 
-    def _finish(self, id: UUID, head: AnswerHead | None, at_us: int, data: bytes, end: End) -> None:
-        self._writer.finish(id, head, at_us, data, self._corrected(id, end))
-
     def _corrected(self, id: UUID, end: End) -> End:
         """The end without what the writer has refused since the call was told it is kept."""
-        request, response = self._missed.pop(id, (0, 0)) if self._missed else (0, 0)
+        if not self._missed:
+            return end
+        request, response = self._missed.pop(id, (0, 0))
         if not request and not response:
             return end
         return replace(

@@ -24,7 +24,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -39,7 +39,6 @@ from proxy.spool.reserve import RESERVE_BYTES, Reserve
 from proxy.spool.segment import (
     HEADER_BYTES,
     PAYLOAD_BYTES_MAX,
-    RECORD_BYTES_MAX,
     Kind,
     header_bytes,
 )
@@ -167,14 +166,11 @@ class SpoolWriter:
         `start` is what `Start.to_bytes` gives. How many bytes of the body are kept; None: the call
         is not captured, and counted as lost.
         """
-        if self._is_easy(body):
+        if 0 < len(body) <= PAYLOAD_BYTES_MAX:
             key, sequence = id.bytes, self._counters.sequence + 1
-            whole = self._write_together(
-                header_bytes(_START, key, start, 0, sequence),
-                start,
-                header_bytes(_REQUEST, key, body, 1, at_us),
-                body,
-            )
+            head = header_bytes(_START, key, start, 0, sequence)
+            records = (head, start, header_bytes(_REQUEST, key, body, 1, at_us), body)
+            whole = self._write_straight(2 * HEADER_BYTES + len(start) + len(body), records)
             if whole:
                 self._open[id.int] = _Open(key, next_part=whole)
                 self._counters.sequence = sequence
@@ -234,7 +230,12 @@ class SpoolWriter:
         `end` says that the piece is kept; where it cannot be, the end that is written says so.
         """
         call = self._open.get(id.int)
-        if call is not None and data and not call.is_response_cut and self._is_easy(data):
+        if (
+            call is not None
+            and 0 < len(data) <= PAYLOAD_BYTES_MAX
+            and not call.is_response_cut
+            and self._straight_until
+        ):
             key, part = call.key, call.next_part
             pieces: list[bytes] = []
             payload = _encoded(head) if head is not None else None
@@ -244,7 +245,7 @@ class SpoolWriter:
             pieces += header_bytes(_RESPONSE, key, data, part, at_us), data
             payload = _encoded(end) or replace(end, error="unprintable").to_bytes()
             pieces += header_bytes(_END, key, payload, part + 1, end.at_us), payload
-            whole, records = self._write_together(*pieces), len(pieces) // 2
+            whole, records = self._write_straight(sum(map(len, pieces)), pieces), len(pieces) // 2
             if whole == records:
                 del self._open[id.int]
                 return
@@ -312,28 +313,32 @@ class SpoolWriter:
         self._page.close()
         os.close(self._lock)
 
-    def _is_easy(self, data: bytes) -> bool:
-        """Whether nothing stands against several records in one write, as nearly always."""
-        return (
-            0 < len(data) <= PAYLOAD_BYTES_MAX
-            and not (self._is_closed or self._is_boot_due or self._owed or self._reserve.is_spent)
-            and (self._used < self._bodies_bytes_max or self._has_room(self._bodies_bytes_max))
-        )
-
-    def _write_together(self, *pieces: bytes) -> int:
+    def _write_straight(self, size: int, pieces: Sequence[bytes]) -> int:
         """How many of these records, each a header and a payload, are written whole.
 
-        What is not can be tried one by one, as if it had not been tried yet.
+        What is not can be tried one by one, as if it had not been tried yet: so nothing is written
+        where something is to be done first, which is seldom. What an event of a stream costs is
+        how much code and memory it touches, with cold caches: so this is in one piece.
         """
-        size = sum(map(len, pieces))
+        if (
+            self._offset + size > self._straight_until
+            or self._clock() >= self._old_at
+            or (sync := self.sync).has_failed
+        ):
+            return 0
         try:
-            written = os.writev(self._segment_for(size), pieces)
+            written = os.writev(cast(int, self._fd), pieces)
         except OSError as error:
             self._refused(error)
             return 0
-        self._wrote(written)
-        if written == size:
-            return len(pieces) // 2
+        self._offset += written
+        self._used += written
+        if not sync.is_dirty:
+            sync.wake()
+        return len(pieces) // 2 if written == size else self._short(written, pieces)
+
+    def _short(self, written: int, pieces: Sequence[bytes]) -> int:
+        """How many records are whole where only so many bytes were written."""
         self._give_up(errno.ENOSPC)
         whole = 0
         for header, payload in zip(pieces[::2], pieces[1::2], strict=True):
@@ -351,6 +356,15 @@ class SpoolWriter:
         sequence = self._counters.sequence + 1
         return self._append(_START, key, payload, number=sequence)
 
+    def _append_straight(self, kind: int, call: _Open, at_us: int, data: bytes) -> bool:
+        """Append a piece where nothing is to be done first."""
+        if not 0 < len(data) <= PAYLOAD_BYTES_MAX:
+            return False
+        header = header_bytes(kind, call.key, data, call.next_part, at_us)
+        whole = self._write_straight(HEADER_BYTES + len(data), (header, data))
+        call.next_part += whole
+        return whole == 1
+
     def _append_body(self, kind: int, call: _Open, at_us: int, data: bytes) -> bool:
         if not self._has_room(self._bodies_bytes_max) or self._is_scarce():
             return False
@@ -363,36 +377,6 @@ class SpoolWriter:
             if self._append(kind, call.key, piece, part=call.next_part, number=at_us) is not None:
                 return False
             call.next_part += 1
-        return True
-
-    def _append_straight(self, kind: int, call: _Open, at_us: int, data: bytes) -> bool:
-        """Append a piece where nothing is to be done first, as nearly always.
-
-        False: it is to be tried as if it had not been tried yet. What an event of a stream costs
-        is how much code and memory it touches, with cold caches: so this is in one piece.
-        """
-        size = HEADER_BYTES + len(data)
-        if (
-            self._offset + size > self._straight_until
-            or not HEADER_BYTES < size <= RECORD_BYTES_MAX
-            or self._clock() >= self._old_at
-            or (sync := self.sync).has_failed
-        ):
-            return False
-        header = header_bytes(kind, call.key, data, call.next_part, at_us)
-        try:
-            written = os.writev(cast(int, self._fd), (header, data))
-        except OSError as error:
-            self._refused(error)
-            return False
-        self._offset += written
-        self._used += written
-        if not sync.is_dirty:
-            sync.wake()
-        if written != size:
-            self._give_up(errno.ENOSPC)
-            return False
-        call.next_part += 1
         return True
 
     def _append(

@@ -10,7 +10,7 @@ import pytest
 from proxy.spool import slot
 from proxy.spool.journal import Journal, State, acknowledged, last_settled
 from proxy.spool.reader import SpoolReader
-from proxy.spool.segment import Found, scan
+from proxy.spool.segment import Found, first_bytes, scan
 
 from .samples import ROOM, a_writer, ids, read_all, recorded, segment_files, totals, write_call
 from .test_model import kill
@@ -252,7 +252,7 @@ def test_a_journal_of_a_newer_version_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("proxy.spool.segment.VERSION", 2)
+        patch.setattr("proxy.spool.segment._FIRST", first_bytes(2))
         newer = written(tmp_path, 2)
     written(tmp_path, 1)
     assert (tmp_path / slot.ACKS).read_bytes().startswith(newer)

@@ -13,7 +13,7 @@ from proxy.exchange import AnswerHead
 from proxy.spool import slot
 from proxy.spool.journal import acknowledged
 from proxy.spool.reader import SpoolReader
-from proxy.spool.segment import HEADER_BYTES, Kind, header_bytes, scan
+from proxy.spool.segment import HEADER_BYTES, Kind, first_bytes, header_bytes, scan
 
 from .samples import (
     ROOM,
@@ -605,7 +605,7 @@ def test_records_of_a_newer_version_are_kept_for_a_newer_program(
     first = write_call(writer)
     writer.close()
     with monkeypatch.context() as patch:
-        patch.setattr("proxy.spool.segment.VERSION", 2)
+        patch.setattr("proxy.spool.segment._FIRST", first_bytes(2))
         writer = a_writer(tmp_path)
         newer = write_call(writer)
         writer.close()

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.spool import slot
 from proxy.spool.reader import SpoolReader
-from proxy.spool.segment import scan
+from proxy.spool.segment import first_bytes, scan
 from proxy.spool.totals import Loss, SlotTotals, Totals, id_ms, read_totals, summed
 from proxy.spool.verify import verify
 
@@ -189,7 +189,7 @@ def test_records_of_a_newer_version_are_no_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("proxy.spool.segment.VERSION", 2)
+        patch.setattr("proxy.spool.segment._FIRST", first_bytes(2))
         writer = a_writer(tmp_path)
         write_call(writer)
         writer.close()
