@@ -27,7 +27,7 @@ from proxy.export.conversation import as_recorded, conversation_of, pair_of
 from proxy.export.files import HELD_OUT, TRAIN, Files, load_arrow, paths_of
 from proxy.export.formats import SHAPES, Format
 from proxy.export.message import Conversation, Unconvertible
-from proxy.export.staging import Facts, Staging
+from proxy.export.staging import Facts, Staging, alone_in
 from proxy.export.state import State, part_of, state_path
 from proxy.export.trace import trace
 from proxy.export.tree import Leaf, Node, Tree, TurnEnd, Twins, Wanted, share
@@ -115,6 +115,7 @@ async def export(config: Config, options: Options) -> Exported:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
+            stack.enter_context(alone_in(directory))
             staging = stack.enter_context(Staging(directory, options.out.name))
             state = _state(options, stack)
             tally = Tally()

@@ -10,6 +10,9 @@ read back in order. Memory is the same for ten examples and for ten million.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +21,8 @@ from types import TracebackType
 from typing import Self
 
 import orjson
+
+from proxy.errors import ProxyError
 
 _TABLES = """
 PRAGMA journal_mode = OFF;
@@ -90,3 +95,20 @@ class Staging:
     def _remove(self) -> None:
         for path in (self._path, self._index_path):
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Two at once would write into each other's files, of which one, the card, is for both."""
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # of file systems that do not lock directories
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ProxyError(
+                    f"--out: another export writes into {directory}; wait for it, or choose another"
+                ) from None
+        yield
+    finally:
+        os.close(held)

@@ -1,6 +1,7 @@
 """Data sets from a real database: which conversations are in, which are not, and in what form."""
 
 import base64
+import fcntl
 import hashlib
 import json
 import os
@@ -178,6 +179,20 @@ def test_until_gives_the_data_set_of_that_time(fill, export):
     assert [texts(line) for line in export("openai", "--until", at).lines] == [
         ["one", "answer to one"]
     ]
+
+
+def test_one_export_at_a_time_writes_into_a_directory(fill, export, tmp_path):
+    fill(answered("s", "one"))
+    assert export().code == 0
+    held = os.open(tmp_path / "out", os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = export(to="other.jsonl")
+        assert done.code == 1
+        assert f"another export writes into {tmp_path / 'out'}" in done.output
+    finally:
+        os.close(held)
+    assert export(to="other.jsonl").code == 0
 
 
 def test_what_is_no_file_is_not_replaced_by_one(fill, export, tmp_path):
