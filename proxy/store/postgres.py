@@ -77,6 +77,7 @@ WHERE kept.outcome = 'proxy_crashed' AND excluded.outcome <> 'proxy_crashed'
     OR kept.record_type = 'turn_summary' AND excluded.record_type = 'turn_summary'
 RETURNING id, xmax <> 0 AS is_replaced
 """  # noqa: S608 - column names are this program's own
+_LOCK_LINK = "SELECT FROM agent_links WHERE call_id = $1 FOR UPDATE"
 _QUARANTINE = """
 INSERT INTO agent_raw (id, created_at, reason, exchange) VALUES ($1, $2, $3, $4)
 ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, exchange = excluded.exchange
@@ -174,6 +175,10 @@ class Store:
             connection = await self._connected_writer()
             with translated():
                 async with connection.transaction():
+                    if (
+                        beside.link is not None
+                    ):  # in the linker's order, else both may wait for ever
+                        await connection.execute(_LOCK_LINK, id)
                     await write_blobs(connection, beside.blobs)
                     own, shared = await split_amendment(connection, id, columns)
                     changes = ", ".join(f"{name} = ${place}" for place, name in enumerate(own, 2))

@@ -7,11 +7,14 @@ from dataclasses import replace
 from decimal import Decimal
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from proxy.record import COLUMNS, DAMAGED
+from proxy.enrich.digests import Digests
+from proxy.enrich.facts import link_of
+from proxy.record import COLUMNS, DAMAGED, Beside
 from proxy.store.postgres import Store
 from tests.store.rows import NOW, POISON, record
 
@@ -376,3 +379,25 @@ async def test_the_training_view_holds_each_complete_call(store):
         "thoughts": None,
         "tool_calls": [],
     }
+
+
+async def test_amending_a_row_waits_for_the_linker_before_it_holds_anything(store, dsn):
+    """The linker locks what it knows of a call first and then its row: so does whoever amends."""
+    given_record = record(session_id="s")
+    link = link_of(given_record, Digests(b"a secret"))
+    await store.write([given_record], {given_record.id: Beside(link=link)})
+    linker = await asyncpg.connect(dsn)
+    try:
+        async with linker.transaction():
+            await linker.execute("SELECT FROM agent_links FOR UPDATE")
+            change = {"response_text": "late"}
+            amending = asyncio.create_task(store.amend(given_record.id, change, Beside(link=link)))
+            while not await linker.fetchval(
+                "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"
+            ):
+                await asyncio.sleep(0)
+            await linker.execute("UPDATE agent_telemetry SET round = 1")
+        assert await amending
+    finally:
+        await linker.close()
+    assert await stored(store, "response_text", "round") == [{"response_text": "late", "round": 1}]
