@@ -175,9 +175,7 @@ class Store:
             connection = await self._connected_writer()
             with translated():
                 async with connection.transaction():
-                    if (
-                        beside.link is not None
-                    ):  # in the linker's order, else both may wait for ever
+                    if beside.link is not None:  # the linker's order, else both would wait
                         await connection.execute(_LOCK_LINK, id)
                     await write_blobs(connection, beside.blobs)
                     own, shared = await split_amendment(connection, id, columns)
