@@ -263,7 +263,7 @@ def check_config(config_path: Path | None, as_json: bool) -> None:
     config = load(config_path)
     from proxy.launch import validate
 
-    validate(config)
+    validate(config, config_path)
     values = effective(config)
     if as_json:
         print_json(values)

@@ -53,6 +53,14 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
         raise ConfigError(_explain(error, path, sources)) from None
 
 
+def located(error: ConfigError, path: Path | None) -> ConfigError:
+    """An error about a key that was read from somewhere, with where: a variable, or the file."""
+    key = tuple(str(error).partition(": ")[0].split("."))
+    ours = sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX))
+    variable = next((name for name in ours if _keys(name[len(ENV_PREFIX) :]) == key), None)
+    return ConfigError(f"{variable or path}: {error}") if variable or path else error
+
+
 def wants_colours() -> bool:
     """Whether a terminal is to be given colours (https://no-color.org)."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -19,7 +19,7 @@ from typing import NoReturn
 from proxy.addresses import base_url, base_urls
 from proxy.config import Config, split_listen
 from proxy.enrich.redact import Redactor
-from proxy.environment import hand_over, share_metrics
+from proxy.environment import hand_over, located, share_metrics
 from proxy.errors import ConfigError
 from proxy.otel.installed import check_installed
 from proxy.plan import LogPlan, Plan
@@ -28,7 +28,7 @@ from proxy.wire.upstream import upstreams_of
 
 def launch(config: Config, config_path: Path | None, *, is_sidecar: bool = False) -> NoReturn:
     """Become the supervisor of `serve`, or of a sidecar. Raises ProxyError before that."""
-    validate(config)
+    validate(config, config_path)
     prepare(config)
     gateway = listen(config.gateway.listen, "gateway.listen")
     admin = None if is_sidecar else listen(config.admin.listen, "admin.listen")
@@ -59,8 +59,18 @@ def _process_name() -> str:
     return ""
 
 
-def validate(config: Config) -> None:
-    """Try what only use shows: certificate files, the operator's rules. Raises ConfigError."""
+def validate(config: Config, path: Path | None) -> None:
+    """Try what only use shows: certificate files, the operator's rules.
+
+    Raises ConfigError that names the file, `path`, or the variable.
+    """
+    try:
+        _validate(config)
+    except ConfigError as error:
+        raise located(error, path) from None
+
+
+def _validate(config: Config) -> None:
     upstreams_of(config)
     Redactor(config.redaction)
     check_installed(config.otel)

@@ -108,6 +108,27 @@ def test_a_database_that_is_away_is_named(run, monkeypatch, command):
     assert "PostgreSQL does not answer" in done.stderr
 
 
+WRONG_IN_USE = [
+    ("redaction", "rules", '[{name = "x", pattern = "("}]', '[{"name": "x", "pattern": "("}]'),
+    ("upstreams.openai", "ca_file", '"/none.pem"', "/none.pem"),
+]
+
+
+@pytest.mark.parametrize(("section", "key", "in_file", "in_variable"), WRONG_IN_USE)
+def test_what_only_use_shows_is_named_with_its_source(
+    run, monkeypatch, tmp_path, section, key, in_file, in_variable
+):
+    file = tmp_path / "a.toml"
+    file.write_text(f"[{section}]\n{key} = {in_file}\n")
+    done, _ = run(["check-config", "--config", str(file)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"agent-telemetry: {file}: {section}.{key}: ")
+    variable = f"AGENT_TELEMETRY__{section.upper().replace('.', '__')}__{key.upper()}"
+    monkeypatch.setenv(variable, in_variable)
+    done, _ = run(["check-config", "--config", str(file)])
+    assert done.stderr.startswith(f"agent-telemetry: {variable}: {section}.{key}: ")
+
+
 def test_nothing_to_purge_asks_nobody(run):
     done, _ = run(["purge", "--session", "nobody"])
     assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "no rows")
