@@ -19,6 +19,7 @@ _REMEDIES = {
     "3D": "the database does not exist: create it, or correct store.dsn",
     "42501": "the role lacks a right: it needs SELECT, INSERT, UPDATE and DELETE on the tables "
     "agent_* and TEMPORARY on the database; to migrate, also CREATE on the schema",
+    "42P01": "a table of this program's is missing: run `agent-telemetry migrate`",
     "42704": "the server does not know an option that is named in store.dsn",
     "42": "the schema is not what this version expects: run `agent-telemetry migrate`",
     "3F": "the schema does not exist: correct search_path or store.dsn",

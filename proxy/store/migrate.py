@@ -3,7 +3,8 @@
 Migrations are the numbered files in `migrations/`, plain SQL, applied in order, each once, all in
 one transaction under an advisory lock, so that any number of processes may start at once. They
 only ever add: an older program works on a newer schema. A table that is already there is taken
-over with its rows, after a look at whether its columns can hold what this program writes.
+over with its rows, after a look at whether its columns can hold what this program writes. What
+somebody dropped of the sums by time is made again: they follow from the rows.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ async def _migrate(connection: Connection) -> list[str]:
     await connection.execute("SET LOCAL lock_timeout = '10s'")
     await connection.execute(_MIGRATIONS)
     known = {row["name"] for row in await connection.fetch(_NAMES)}
+    known -= await _dropped_sums(connection, known)
     due = {name: sql for name, sql in sorted(_files().items()) if name not in known}
     if due:
         await _check(connection)
@@ -125,7 +127,28 @@ async def _migrate(connection: Connection) -> list[str]:
 
 _HAS_MIGRATIONS = "SELECT to_regclass('agent_telemetry_migrations') IS NOT NULL"
 _NAMES = "SELECT name FROM agent_telemetry_migrations"
-_APPLIED = "INSERT INTO agent_telemetry_migrations (name) VALUES ($1)"
+_APPLIED = "INSERT INTO agent_telemetry_migrations (name) VALUES ($1) ON CONFLICT DO NOTHING"
+
+
+_SUMS, _NOTES = "0009", "0010"  # what makes the sums by time, and the table of notes for them
+_IS_THERE = "SELECT to_regclass($1) IS NOT NULL"
+# What 0009 made, and is left where its table of sums was dropped.
+_WITHOUT_SUMS = """
+DROP TABLE IF EXISTS agent_rollup_stale;
+DROP FUNCTION IF EXISTS agent_rollup_note() CASCADE;
+DROP FUNCTION IF EXISTS agent_rollup_again(TIMESTAMPTZ), agent_bin(INTEGER),
+    agent_begin(TIMESTAMPTZ, INTEGER), agent_rolled(TIMESTAMPTZ, TIMESTAMPTZ, INTEGER)
+"""
+
+
+async def _dropped_sums(connection: Connection, known: set[str]) -> set[str]:
+    """The migrations to be applied again for tables of the sums by time that somebody dropped."""
+    if _SUMS not in known:
+        return set()
+    if not await connection.fetchval(_IS_THERE, "agent_rollup"):
+        await connection.execute(_WITHOUT_SUMS)
+        return {_SUMS, _NOTES}
+    return set() if await connection.fetchval(_IS_THERE, "agent_rollup_stale") else {_NOTES}
 
 
 def _files() -> dict[str, str]:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config import Store as StoreSettings
+from proxy.errors import StoreMisconfigured
 from proxy.retention import Retention
 from proxy.rollup import Rollup
 from proxy.store import rollup
@@ -216,6 +217,66 @@ async def test_no_row_that_can_be_stored_stops_a_writer_or_the_sums(connection, 
     await connection.execute("UPDATE agent_telemetry SET created_at = NULL WHERE ctid = '(0,3)'")
     await Rollup(dsn).round(datetime.now(UTC) + timedelta(days=1))
     assert await stale(connection) == []
+
+
+@pytest.mark.parametrize(
+    "dropped", [["agent_rollup_stale"], ["agent_rollup"], ["agent_rollup", "agent_rollup_stale"]]
+)
+async def test_a_table_that_is_dropped_stops_nobody_and_is_made_anew(
+    connection, store, dsn, dropped
+):
+    """Recording goes on, by this program and by others; the next migration adds up what came."""
+    await store.write([record(created_at=NOW - timedelta(days=n)) for n in range(5)])
+    await Rollup(dsn).round(NOW)
+    await connection.execute(f"DROP TABLE {', '.join(dropped)} CASCADE")
+    written = await store.write([record(created_at=NOW - timedelta(days=n)) for n in range(5)])
+    assert written.written == 5
+    await connection.execute("UPDATE agent_telemetry SET prompt_tokens = 3, rounds = 1")
+    await connection.execute(
+        "DELETE FROM agent_telemetry WHERE id = (SELECT id FROM agent_telemetry LIMIT 1)"
+    )
+    with pytest.raises(StoreMisconfigured, match="missing: run `agent-telemetry migrate`"):
+        await Rollup(dsn).round(NOW)
+    assert await migrate(dsn)
+    assert await migrate(dsn) == []
+    await assert_exact(connection)
+    await store.write([record(created_at=NOW - timedelta(days=1))])
+    await assert_exact(connection)
+    await Rollup(dsn).round(LATER)
+    assert await stale(connection) == []
+    await assert_exact(connection, now=LATER)
+    added = "SELECT sum(counted) FROM agent_rollup WHERE width_s = 86400"
+    assert await connection.fetchval(added) == 10
+
+
+@pytest.mark.parametrize("dropped", ["agent_rollup_stale", "agent_rollup"])
+async def test_the_table_can_be_emptied_without_its_sums(connection, store, dsn, dropped):
+    await store.write([record(created_at=NOW - timedelta(days=1))])
+    await Rollup(dsn).round(NOW)
+    await connection.execute(f"DROP TABLE {dropped} CASCADE")
+    await connection.execute("TRUNCATE agent_telemetry")
+    await migrate(dsn)
+    await assert_exact(connection)
+
+
+async def test_a_table_of_ones_own_is_not_taken_for_one_that_is_dropped(connection, dsn):
+    """What is done with the owner's rights is not done to a table of somebody else."""
+    await connection.execute("DROP TABLE agent_rollup_stale, agent_rollup CASCADE")
+    await connection.execute("CREATE TEMPORARY TABLE agent_rollup_stale (at TIMESTAMPTZ)")
+    await connection.execute("CREATE TEMPORARY TABLE agent_rollup AS SELECT 1 AS n")
+    await connection.execute(OLD_ROW)
+    await connection.execute("TRUNCATE agent_telemetry")
+    assert await connection.fetchval("SELECT count(*) FROM pg_temp.agent_rollup_stale") == 0
+    assert await connection.fetchval("SELECT count(*) FROM pg_temp.agent_rollup") == 1
+
+
+async def test_sums_that_were_dropped_before_an_update_are_made_anew(connection, dsn):
+    """Of a version whose trigger failed without them."""
+    await connection.execute("DELETE FROM agent_telemetry_migrations WHERE name > '0009'")
+    await connection.execute("DROP TABLE agent_rollup_stale, agent_rollup CASCADE")
+    assert (await migrate(dsn))[:2] == ["0009", "0010"]
+    await connection.execute(OLD_ROW)
+    assert len(await stale(connection)) == 1
 
 
 async def test_steps_that_take_too_long_become_smaller(connection, store, dsn):
