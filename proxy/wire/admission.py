@@ -12,7 +12,7 @@ import hmac
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from proxy.config import Config, Upstream, split_listen
 from proxy.endpoints import FEEDBACK_REPORT, TURN_REPORT, Endpoint, classify
@@ -199,7 +199,7 @@ class Admission:
             ]
             presented += credentials.protocol_keys(fields)
             presented += [
-                value
+                unquote_to_bytes(value)
                 for name, value in credentials.parameters(route.query)
                 if name in credentials.KEY_PARAMETERS
             ]

@@ -190,6 +190,11 @@ def test_a_client_token_is_taken_in_its_places(target, raw):
     admitted(target, *raw, gateway={"client_tokens": ["another-token", TOKEN]})
 
 
+@pytest.mark.parametrize("target", [b"/t/a%2Bb%2Fc%3D/openai/x", b"/keyed/x?key=a%2Bb%2Fc%3D"])
+def test_a_client_token_may_be_percent_encoded_in_an_address(target):
+    admitted(target, gateway={"client_tokens": ["a+b/c="]})
+
+
 @pytest.mark.parametrize(
     ("target", "raw"),
     [
