@@ -6,13 +6,12 @@ Written beside their place under a temporary name and moved there at the end.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
-
-import orjson
 
 from proxy.errors import ConfigError
 
@@ -63,9 +62,9 @@ class Parquet:
         self._bytes = 0
 
     def write(self, example: bytes) -> None:
-        given = orjson.loads(example)
+        given = json.loads(example)
         row: dict[str, Any] = {name: _flat(given[name]) for name in self._columns}
-        row["tools"] = orjson.dumps(given["tools"]).decode() if "tools" in given else None
+        row["tools"] = _text(given["tools"]) if "tools" in given else None
         self._rows.append(row)
         self._bytes += len(example)
         if len(self._rows) >= _ROWS_MAX or self._bytes >= _BYTES_MAX:
@@ -171,4 +170,7 @@ def _flat_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    """Arguments may be deeper and numbers longer than quicker encoders take."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

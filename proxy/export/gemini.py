@@ -6,10 +6,10 @@ and .../gemini-preference-tuning; https://ai.google.dev/api/caching#FunctionDecl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 from proxy.call import Json
+from proxy.export import written
 from proxy.export.message import (
     Called,
     Conversation,
@@ -93,7 +93,7 @@ def _response(result: Result) -> Json:
     if result.is_error:
         return {"error": text}
     try:
-        value = json.loads(text)
+        value = written.read(text)
     except (ValueError, RecursionError):
         return {"output": text}
     return value if isinstance(value, dict) else {"output": text}

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from proxy.call import Json
+from proxy.export import written
 from proxy.export.media import medium
 from proxy.export.message import (
     Called,
@@ -279,7 +280,7 @@ def _arguments(given: Json) -> tuple[dict[str, Json], str | None]:
     if not isinstance(given, str):
         return (given if isinstance(given, dict) else {"input": given}), None
     try:
-        value = json.loads(given)
+        value = written.read(given)
     except (ValueError, RecursionError):
         return {"input": given}, None
     return (value, given) if isinstance(value, dict) else ({"input": given}, None)

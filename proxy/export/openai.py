@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from proxy.call import Json
+from proxy.export import written
 from proxy.export.message import (
     Called,
     Conversation,
@@ -116,17 +117,10 @@ def _trl_message(message: Message) -> Iterator[Json]:
 
 def _openai_call(call: Called) -> Json:
     text = call.text
-    if text is None or not _is_object(text):
+    if text is None or not written.is_object(text):
         text = json.dumps(call.arguments, ensure_ascii=False)
     function: Members = {"name": _name(call.name), "arguments": text}
     return {"id": call.id, "type": "function", "function": function}
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _trl_call(call: Called) -> Json:

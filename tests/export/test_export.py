@@ -55,6 +55,17 @@ def test_a_conversation_is_one_example_in_the_consumers_form(fill, export, forma
         CHECKS[format](line)
 
 
+@pytest.mark.parametrize("format", [*FORMATS, "parquet"])
+def test_odd_arguments_end_no_export(fill, export, format):
+    deep = json.loads("[" * 300 + "]" * 300)
+    talk = Talk("s").user("go").call(None, [("read", {"n": 2**70, "deep": deep})])
+    written = talk.results("ok").messages[-2]["tool_calls"][0]["function"]
+    written["arguments"] = written["arguments"].replace("{", '{"half": "\\ud83d", ')
+    fill(talk.call("done"))
+    done = export(format)
+    assert done.code == 0, done.output
+
+
 def test_what_stands_in_an_example(fill, export):
     fill(agent("s"))
     (line,) = export("openai").lines

@@ -206,6 +206,33 @@ def test_an_answer_keeps_the_text_of_arguments_and_leaves_the_providers_calls_ou
     assert (one.text, two.arguments) == ('{"b": 1, "a": 2}', {"input": "*** Begin"})
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"n": NaN, "m": -Infinity}', {"n": "NaN", "m": "-Infinity"}),
+        ('{"n": 1e400}', {"n": "1e400"}),
+        ('{"n": 123456789012345678901234567890}', {"n": 123456789012345678901234567890}),
+        ('{"a\\ud83d": ["\\ud83d", "\\ud83d\\ude00"]}', {"a\ufffd": ["\ufffd", "\U0001f600"]}),
+        ('{"a": ' + "[" * 3000 + "]" * 3000 + "}", None),
+        ('{"n": ' + "9" * 5000 + "}", None),
+    ],
+)
+def test_arguments_that_no_file_could_hold_are_mended(text, value):
+    """Models write such things, and one of them must not end an export."""
+    called = {"id": "c", "type": "function", "function": {"name": "f", "arguments": text}}
+    history = [USER, {"role": "assistant", "content": None, "tool_calls": [called]}]
+    history += [{"role": "tool", "tool_call_id": "c", "content": text}, assistant("done")]
+    (read,) = read_history(history)[1].calls
+    assert read.arguments == (value or {"input": text})
+    row = {"chat_history": history[:-1], "request_params": None} | ANSWER
+    for format, shape in SHAPES.items():
+        line = shape.conversation(conversation_of([row], keeps_thoughts=True))
+        json.dumps(line, allow_nan=False, ensure_ascii=False).encode()
+        if format == "openai":
+            (made,) = line["messages"][1]["tool_calls"]
+            json.loads(made["function"]["arguments"], parse_constant=pytest.fail)
+
+
 SCHEMA = {"type": "object", "properties": {"x": {"type": "string"}}}
 OWN_SCHEMA = {"type": "OBJECT", "properties": {"x": {"type": "STRING"}}}
 
