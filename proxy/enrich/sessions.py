@@ -167,9 +167,12 @@ def _bounded(found: dict[str, Json]) -> dict[str, Json]:
 def _plain(value: Json) -> Json:
     if isinstance(value, str):
         return _cut(value)
-    if isinstance(value, (list, dict)):
+    if not isinstance(value, (list, dict)):
+        return value
+    try:
         return _cut(orjson.dumps(value).decode())
-    return value
+    except TypeError:  # it reads nesting four times as deep as it writes
+        return "…"
 
 
 def _cut(text: str) -> str:

@@ -19,7 +19,7 @@ import orjson
 
 from proxy.call import Json, ModelCall
 from proxy.enrich import images
-from proxy.enrich.tool_schema import as_typescript
+from proxy.enrich.tool_schema import as_typescript, written
 from proxy.enrich.uncounted import uncounted
 from proxy.enrich.vocabulary import encoding, encoding_name
 from proxy.nouns import noun
@@ -336,16 +336,7 @@ def _text_of(choice: Json) -> str | None:
 
 
 def _as_text(value: Json) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return orjson.dumps(value).decode()
-    except TypeError:  # lone surrogates, integers over 64 bits, too deep
-        pass
-    try:
-        return repr(value)
-    except RecursionError:
-        return ""
+    return value if isinstance(value, str) else written(value)
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -17,6 +17,18 @@ from proxy.call import Json
 DEPTH_MAX = 16
 
 
+def written(value: Json) -> str:
+    """A value as JSON text, or what comes nearest to it."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # lone surrogates, integers over 64 bits, too deep
+        pass
+    try:
+        return repr(value)
+    except RecursionError:
+        return ""
+
+
 def as_typescript(tools: list[Json]) -> str:
     """The namespace that stands for these tools, in either API's shape; '' without functions."""
     lines = [line for tool in tools for line in _function(tool)]
@@ -62,7 +74,7 @@ def _type(schema: dict[str, Json], depth: int) -> str:
         return "any"
     choices = schema.get("enum")
     if isinstance(choices, list):
-        return " | ".join(orjson.dumps(choice).decode() for choice in choices)
+        return " | ".join(map(written, choices))
     options = schema.get("anyOf")
     if isinstance(options, list):
         return " | ".join(_type(o, depth + 1) for o in options if isinstance(o, dict))

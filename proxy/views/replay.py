@@ -12,9 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import orjson
-
-from proxy.log import escaped
+from proxy.log import escaped, json_line
 from proxy.views.lines import count, dollars, duration
 from proxy.views.results import answers, results_of
 
@@ -172,7 +170,7 @@ def _link(call: Row) -> Mapping[str, Any]:
 
 
 def _json(value: Any) -> str:
-    return value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
+    return value if isinstance(value, str) else json_line(value)
 
 
 def _clock(instant: datetime) -> str:

@@ -195,6 +195,14 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.parametrize("name", ["x-portkey-metadata", "x-codex-turn-metadata"])
+@pytest.mark.parametrize("depth", [300, 1000, 5000])
+def test_metadata_that_is_nested_without_end_gives_an_identity(name: str, depth: int) -> None:
+    value = '{"a": ' + "[" * depth + "]" * depth + ', "b": 1}'
+    found = identify(start(((name, value),)), Prompt())
+    assert len(json.dumps(found.labels)) < 20_000
+
+
 @given(st.lists(st.tuples(NAMES, VALUES)))
 def test_any_headers_give_an_identity_of_bounded_size(headers: list[tuple[str, str]]) -> None:
     """Whatever the headers hold: no exception, and labels stay within their bounds."""

@@ -331,6 +331,7 @@ JSON = st.recursive(
                     "function",
                     "parameters",
                     "properties",
+                    "enum",
                 ]
             ),
             inner,
@@ -352,6 +353,14 @@ def test_any_json_gives_an_estimate(message: Json, tools: Json, params: Json, mo
     assert isinstance(found, Estimate)
     assert found.prompt_tokens >= 0
     assert found.completion_tokens >= 1
+
+
+@pytest.mark.parametrize("choice", [2**80, "\ud83d", json.loads("[" * 400 + "]" * 400)])
+def test_any_choice_of_a_tools_schema_gives_an_estimate(choice: Json) -> None:
+    schema: Json = {"type": "object", "properties": {"x": {"enum": [choice]}}}
+    tool: Json = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    given_call = call({"role": "user", "content": "x"}, model="gpt-4o", tools=[tool])
+    assert TokenCounter().estimate(given_call, "chat.completions").prompt_tokens > 10
 
 
 def test_nesting_without_end_gives_an_estimate() -> None:

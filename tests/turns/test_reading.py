@@ -94,6 +94,13 @@ async def test_a_name_that_its_column_cuts_is_known_as_it_was_given(run, dsn):
     assert (code, "deleted 2 rows" in text) == (0, True)
 
 
+async def test_a_replay_shows_numbers_of_any_size(run, dsn):
+    talk = Talk("big").user("go").call("hm", [("read", {"n": 2**80})])
+    await linked(dsn, talk.records, random.Random(0))
+    code, text = await in_thread(run, "replay", "big")
+    assert (code, str(2**80) in text) == (0, True)
+
+
 async def test_a_session_that_is_not_there_says_where_to_look(run):
     code, text = await in_thread(run, "replay", "nobody")
     assert code == 1
