@@ -7,16 +7,17 @@ of these, as HTML from a load balancer, or as nothing at all.
 from __future__ import annotations
 
 from proxy.call import Json
-from proxy.decode.jsonvalue import elements, members, word
+from proxy.decode.jsonvalue import members, word
 
 TEXT_CHARS_MAX = 2000
+DEPTH_MAX = 5
 _KEYS = ("error", "errors", "message", "Message", "error_message", "detail", "msg", "reason")
 _CODES = ("code", "type", "status", "__type")
 
 
 def error_text(value: Json, depth: int = 0) -> str | None:
     """The message inside an error of any known shape, or None where there is none."""
-    if depth > 4:
+    if depth >= DEPTH_MAX:
         return None
     if isinstance(value, str):
         return shortened(value) or None
@@ -32,8 +33,9 @@ def error_text(value: Json, depth: int = 0) -> str | None:
 
 def reported_error(value: Json) -> str | None:
     """The error of a document that may also be an answer: only where it says so itself."""
-    if isinstance(value, list):
-        return next((text for part in elements(value)[:1] if (text := reported_error(part))), None)
+    for _ in range(DEPTH_MAX):
+        if isinstance(value, list):
+            value = value[0] if value else None
     error = members(value).get("error")
     return (error_text(error) or "error without a message") if error else None
 

@@ -243,6 +243,13 @@ def test_codings_may_stand_in_several_lines() -> None:
     assert (call.prompt.model, call.answer.model, call.problems) == ("m", "m", ())
 
 
+def test_an_error_is_not_sought_without_end() -> None:
+    nested = b"[" * 900 + b"]" * 900
+    answer = b'{"model":"m","choices":[' + nested + b',{"message":{"content":"hi"}}]}'
+    for body in (nested, answer):
+        check(decode(exchange("chat.completions", b"{}", body)))
+
+
 def test_a_long_error_is_shortened() -> None:
     call = decode(exchange("messages", b"{}", b"x" * 10_000, status=500))
     assert call.answer.error == "x" * 2000 + "…"
