@@ -70,6 +70,12 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(data)
 
+    def write_all(self, pieces: list[bytes]) -> None:
+        """As `write`, of several pieces without a copy of them."""
+        self._active_at = self._loop.time()
+        if self._transport is not None:
+            self._transport.writelines(pieces)
+
     async def drain(self) -> None:
         """Wait until the upstream takes more, or is gone."""
         if self._is_writing_paused and self._transport is not None:

@@ -15,6 +15,7 @@ from proxy.wire.request import Body
 from proxy.wire.tap import Tap
 
 REPEAT_BYTES_MAX = 1024 * 1024
+JOINED_BYTES_MAX = 32 * 1024  # above, a copy costs more than several pieces
 _STOPPED = (408, "the body of the request stopped arriving")
 
 
@@ -71,21 +72,21 @@ class Upload:
     def begin(self, connection: Connection) -> None:
         """Send head and body; what of the body has not arrived yet follows in a task."""
         self.stop()
-        head = b"".join((self._head, *map(self._framed, self._kept or ())))
+        pieces = [self._head, *map(self._framed, self._kept or ())]
         if self._begun:
-            head += self._framed(self._begun)
+            pieces.append(self._framed(self._begun))
             self._keep(self._begun)
             self._begun = b""
         if not self._content.is_whole:
-            connection.write(head)
+            connection.write(b"".join(pieces))
             sending = self._send_rest(connection)
             self._task = asyncio.get_running_loop().create_task(sending, name="upload")
             return
         rest = self._content.read_nowait()
         if rest:
             self._take(rest)
-            head += self._framed(rest)
-        self._finish(connection, head)
+            pieces.append(self._framed(rest))
+        self._finish(connection, pieces)
 
     def stop(self) -> None:
         if self._task is not None:
@@ -102,7 +103,7 @@ class Upload:
                 self._take(piece)
                 connection.write(self._framed(piece))
                 await connection.drain()
-            self._finish(connection, b"")
+            self._finish(connection, [])
         except TimeoutError:
             self._fail(connection, Refusal(*_STOPPED))
         except BodyFault as fault:
@@ -125,14 +126,16 @@ class Upload:
             if self._kept_bytes > REPEAT_BYTES_MAX:
                 self._kept = None
 
-    def _finish(self, connection: Connection, last: bytes) -> None:
+    def _finish(self, connection: Connection, last: list[bytes]) -> None:
         self.is_whole = True
         if self._tap is not None:
             self._tap.request_complete()
         if self._is_chunked:
-            last += b"0\r\n\r\n"
-        if last:
-            connection.write(last)
+            last.append(b"0\r\n\r\n")
+        if sum(map(len, last)) > JOINED_BYTES_MAX:
+            connection.write_all(last)
+        elif last:
+            connection.write(b"".join(last))
         connection.sent()
 
     def _framed(self, piece: bytes) -> bytes:
