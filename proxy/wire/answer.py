@@ -28,6 +28,10 @@ class Framing(Enum):
 
 
 NO_LENGTH = (Framing.CHUNKED, Framing.CLOSE)
+_TOO_LARGE = (
+    "the upstream's answer has too large a head or trailer; gateway.max_header_bytes says how large"
+)
+_TOO_MANY = "the upstream's answer has too many fields; gateway.max_headers says how many"
 _NONE, _LENGTH, _CHUNKED, _CLOSE = Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
 
 
@@ -115,7 +119,7 @@ class AnswerReader:
         if self._is_all_framing and not self.is_complete:
             self._framing_bytes += len(data)
             if self._framing_bytes > self._limits.head_bytes_max:
-                self._fail("the upstream's answer has too large a head or trailer")
+                self._fail(_TOO_LARGE)
         pieces = self._pieces
         if len(pieces) == 1:
             return pieces.pop()
@@ -160,6 +164,8 @@ class AnswerReader:
             len(name) + len(value) > limits.field_bytes_max
             or len(self._fields) >= limits.fields_max
         ):
+            is_many = len(self._fields) >= limits.fields_max
+            self._fail(_TOO_MANY if is_many else _TOO_LARGE)
             raise ValueError("head too large")
         self._fields.append((name.lower(), name, value))
 

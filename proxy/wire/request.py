@@ -23,7 +23,9 @@ INVALID = Refusal(
     "the request is not valid HTTP/1.1, or its head is larger than gateway.max_header_bytes or "
     "max_headers allow",
 )
-TOO_LARGE = Refusal(431, "the head of the request is too large")
+TOO_LARGE = Refusal(
+    431, "the head of the request is too large; gateway.max_header_bytes says how large"
+)
 _FRAMING = (b"content-length", b"transfer-encoding")
 _BROKEN = (400, "the body of the request is broken")
 # Twice in a head, RFC 9110 §5.3 does not say which of them counts.

@@ -314,6 +314,27 @@ async def test_an_answer_that_cannot_be_framed_safely_is_a_bad_gateway(answer):
     assert s.sink.only.end.outcome is Outcome.UPSTREAM_RESET
 
 
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        (b"X-Long: " + b"x" * 9000 + b"\r\n", b"max_header_bytes"),
+        (b"X-A: 1\r\n" * 20, b"max_headers"),
+    ],
+)
+async def test_an_answer_whose_head_is_too_large_names_the_limit(fields, limit):
+    async def script(peer: Peer) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\n" + fields + b"Content-Length: 0\r\n\r\n")
+        await peer.until_gone()
+
+    limits = {"max_header_bytes": 8192, "max_headers": 16}
+    async with stand(script, gateway=limits) as s:
+        await s.agent.send(post(CHAT))
+        answer = await s.agent.message()
+    assert (answer.status, b"gateway." + limit + b" " in answer.body) == (502, True)
+    assert b"not valid" not in answer.body
+
+
 async def test_a_head_without_end_is_cut_at_its_limit():
     async def script(peer: Peer) -> None:
         await peer.message()
