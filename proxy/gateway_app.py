@@ -29,7 +29,7 @@ _OFF = "capture.enabled is false"
 
 
 def run_gateway(config: Config, sock: socket.socket | None, lifeline: int | None) -> None:
-    """Serve agents until SIGTERM, SIGINT or the end of the supervisor."""
+    """Serve agents until SIGTERM, SIGINT, SIGHUP or the end of the supervisor."""
     run(config, lambda: _gateway(config, sock, lifeline))
 
 

@@ -39,12 +39,12 @@ _TO_BE_MENDED = (StoreMisconfigured, StreamMisconfigured, SpoolUnusable)
 
 
 def stop_event(lifeline: int | None, limit_s: float | None = None) -> asyncio.Event:
-    """Set by SIGTERM, SIGINT, or the end of the supervisor (its end of a pipe closes).
+    """Set by SIGTERM, SIGINT, SIGHUP, or the end of the supervisor (its end of a pipe closes).
 
     From then on the process has `limit_s`, `STOP_S` if None, to end by itself.
 
-    Under a supervisor SIGINT is for that alone, though a terminal sends it to all: it knows the
-    order in which to stop.
+    Under a supervisor SIGINT and SIGHUP are for that alone, though a terminal sends them to all: it
+    knows the order in which to stop. A SIGHUP that is ignored, as `nohup` has it, stays so.
     """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     limit = threading.Timer(STOP_S if limit_s is None else limit_s, _give_up, [loop])
@@ -55,11 +55,19 @@ def stop_event(lifeline: int | None, limit_s: float | None = None) -> asyncio.Ev
             limit.start()
         stop.set()
 
+    def hung_up() -> None:
+        """Both the terminal and its shell may say so: that is not asked twice."""
+        if limit.ident is None:
+            asked()
+
     loop.add_signal_handler(signal.SIGTERM, asked)
     if lifeline is None:
         loop.add_signal_handler(signal.SIGINT, asked)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGHUP, hung_up)
     else:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
         def ended() -> None:
             loop.remove_reader(lifeline)

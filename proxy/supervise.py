@@ -61,14 +61,14 @@ class _Child:
 
 
 def supervise(plan: str) -> None:
-    """Run what a plan says, as JSON, until SIGTERM or SIGINT."""
+    """Run what a plan says, as JSON, until SIGTERM, SIGINT or SIGHUP."""
     read = Plan.from_json(plan)
     _take_name(read.process_name)
     Supervisor(read).run()
 
 
 class Supervisor:
-    """Runs `serve`, or of a sidecar the gateways and the forwarder, until SIGTERM or SIGINT."""
+    """Runs `serve`, or of a sidecar the gateways and the forwarder, until it is asked to stop."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -93,6 +93,8 @@ class Supervisor:
         listener = configure(self._plan.log)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(signal.SIGHUP, self._on_hangup)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)  # that it wakes us is all
         signal.set_wakeup_fd(self._waking.fileno(), warn_on_full_buffer=False)
         try:
@@ -108,6 +110,10 @@ class Supervisor:
             for child in self._children:
                 if child.role == "gateway" and child.process is not None and child.is_running:
                     child.process.send_signal(signal.SIGTERM)
+        self._is_stopping = True
+
+    def _on_hangup(self, number: int, frame: object) -> None:
+        """The terminal is gone. Both it and its shell may say so, so twice is not twice asked."""
         self._is_stopping = True
 
     def _roles(self) -> Iterator[_Child]:
@@ -246,8 +252,8 @@ class Supervisor:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """What is started here never sees SIGINT, though a terminal sends it to all: we stop it."""
-    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    """What is started here never sees what a terminal sends to all: we stop it."""
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -91,10 +91,11 @@ class Stack:
     async def __aexit__(self, *error: object) -> None:
         await self.stop()
 
-    def launch(self, *, leads_a_group: bool = False) -> None:
+    def launch(self, *, under: Sequence[str] = (), leads_a_group: bool = False) -> None:
+        """`under`: a program that becomes it."""
         with open(self.log, "ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", self.role],
+                [*under, sys.executable, "-m", "proxy", self.role],
                 cwd=ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

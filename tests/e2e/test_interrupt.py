@@ -1,7 +1,8 @@
-"""Ctrl-C: a terminal sends it to every process of the program, and it ends in order even so."""
+"""Ctrl-C and a terminal that closes: each process hears it, and all ends in order even so."""
 
 import asyncio
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -27,12 +28,14 @@ def _interrupts_are_heard():
 class Foreground(Stack):
     """A `serve` that leads a process group of its own, as one that a shell starts."""
 
-    def interrupt(self) -> None:
+    under = ()
+
+    def interrupt(self, number=signal.SIGINT) -> None:
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGINT)
+        os.killpg(self.process.pid, number)
 
     async def start(self) -> None:
-        self.launch(leads_a_group=True)
+        self.launch(under=self.under, leads_a_group=True)
 
     async def ended(self) -> int:
         assert self.process is not None
@@ -52,7 +55,10 @@ async def test_an_interrupt_while_processes_start_prints_no_traceback(tmp_path):
     assert "process ended" not in stack.log_text()
 
 
-async def test_a_call_that_an_interrupt_lets_end_is_stored_before_the_database_stops(tmp_path):
+@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGHUP, signal.SIGHUP]])
+async def test_a_call_that_an_interrupt_lets_end_is_stored_before_the_database_stops(
+    tmp_path, numbers
+):
     provider = Provider(pause_s=0.2)
     async with provider.serving() as url, Foreground(tmp_path / "data", url) as stack:
         await until(stack.is_serving, "the gateway answers")
@@ -62,11 +68,53 @@ async def test_a_call_that_an_interrupt_lets_end_is_stored_before_the_database_s
             session.post(f"{stack.url}/openai/v1/chat/completions", json=CHAT) as answer,
         ):
             await answer.content.readany()
-            stack.interrupt()
+            for number in numbers:  # a shell and its terminal both tell of its end
+                stack.interrupt(number)
+                await answer.content.readany()
             assert b"[DONE]" in await answer.read()
         assert await stack.ended() == 0
     totals = summed(read_totals(tmp_path / "data" / "spool"))
     assert (totals.captured, totals.stored, totals.waiting) == (1, 1, 0)
+
+
+class InTerminal(Foreground):
+    """A `serve` in a terminal of its own."""
+
+    async def start(self) -> None:
+        self.master, terminal = pty.openpty()
+        command = ["setsid", "--ctty", sys.executable, "-m", "proxy", "serve"]
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+        )
+        os.close(terminal)
+
+
+async def test_a_terminal_that_closes_stops_everything_in_order(tmp_path):
+    async with InTerminal(tmp_path / "data", "http://127.0.0.1:9") as stack:
+        await until(stack.is_serving, "the gateway answers")
+        await stack.until_ready()
+        database = stack.data_dir / "postgres" / "postmaster.pid"
+        assert database.exists()
+        os.close(stack.master)
+        assert await stack.ended() == 0
+        assert not database.exists()
+
+
+class Detached(Foreground):
+    under = ("nohup",)
+
+
+async def test_nohup_outlives_its_terminal(tmp_path):
+    async with Detached(tmp_path / "data", "http://127.0.0.1:9") as stack:
+        await until(stack.is_serving, "the gateway answers")
+        stack.interrupt(signal.SIGHUP)
+        await stack.kill("gateway")  # and somebody lives who starts it again
+        assert await stack.stop() == 0
 
 
 def test_an_interrupt_while_the_program_is_loaded_prints_no_traceback():
