@@ -50,6 +50,8 @@ def texts() -> Iterator[tuple[str, str]]:
     yield "Chinese", "的一是不了人我在有他这为之" * (SIZE // 39)
     yield "marks", "[REDACTED:openai_key]" * (SIZE // 21)
     yield "numbers with blanks", "4111 1111 1111 1112 " * (SIZE // 20)
+    groups = " ".join(f"{rng.randrange(10_000):04}" for _ in range(SIZE // 5))
+    yield "groups of four digits", groups
     yield "addresses", "1:2:3:4:5:6:7:8::" * (SIZE // 17)
     for key in KEYS:
         yield f"{key.strip()} again and again", key * (SIZE // len(key))
