@@ -48,9 +48,10 @@ _DOUBLED = bytes(digit * 2 - 9 if 4 < digit < 10 else digit * 2 % 256 for digit 
 def passes_luhn(text: str) -> bool:
     """ISO/IEC 7812-1: the check digit of a payment card of 13 to 19 digits."""
     digits = text.encode().translate(_VALUES, _NO_DIGITS)
-    if not 13 <= len(digits) <= 19 or len(set(digits)) == 1:
+    if not 13 <= len(digits) <= 19:
         return False
-    return (sum(digits[-1::-2]) + sum(digits[-2::-2].translate(_DOUBLED))) % 10 == 0
+    check = sum(digits[-1::-2]) + sum(digits[-2::-2].translate(_DOUBLED))
+    return check % 10 == 0 and len(set(digits)) > 1
 
 
 def passes_mod97(text: str) -> bool:
@@ -85,8 +86,10 @@ _LATIN = r"A-Za-z\x{C0}-\x{24F}"
 # Numbers are written in groups, and what stands beside one may look like another group of it.
 _GROUP = re.compile(r"[^ .\-]+")
 _CARD_STARTS = "23456"
-_CARD_GROUPS = re.compile(
-    r"\d{13,19}|\d{4}(?:[ -]\d{4}){3}(?:[ -]\d{1,3})?|\d{4}[ -]\d{6}[ -]\d{4,5}"
+# Where a group begins: a whole number, one grouped as cards are, and what may follow such a one.
+_CARD = re.compile(
+    r"(?<![^ .\-])(?=([2-6]\d{12,18}|[2-6]\d{3}[ -]\d{6}[ -]\d{4,5}|[2-6]\d{3}(?:[ -]\d{4}){3})"
+    r"([ -]\d{1,3}(?![^ .\-]))?(?![^ .\-]))"
 )
 
 
@@ -95,17 +98,19 @@ def cards(text: str) -> Iterator[Span]:
     if is_card(text):
         yield 0, len(text)
         return
-    groups = [found.span() for found in _GROUP.finditer(text)]
     behind = 0
-    for number, (start, _) in enumerate(groups):
-        if start < behind or text[start] not in _CARD_STARTS:
+    for found in _CARD.finditer(text):
+        start, end = found.span(1)
+        if start < behind:
             continue
-        for _, end in reversed(groups[number : number + 5]):
-            is_grouped = _CARD_GROUPS.fullmatch(text, start, end) is not None
-            if is_grouped and is_card(text[start:end]):
-                yield start, end
-                behind = end
-                break
+        longer = found.end(2) if end - start == 19 else -1
+        if longer > 0 and passes_luhn(text[start:longer]):
+            behind = longer
+        elif passes_luhn(text[start:end]):
+            behind = end
+        else:
+            continue
+        yield start, behind
 
 
 def is_card(text: str) -> bool:
