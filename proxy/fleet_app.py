@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 from proxy import membership
 from proxy.attempts import Attempts
@@ -86,6 +88,16 @@ async def read_fleet(config: Config) -> Fleet:
     connection = await _connected(config, "status")
     try:
         return await Members(connection, config.nats).read()
+    finally:
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def members_of(config: Config) -> AsyncIterator[Members]:
+    """The fleet's bucket, for a command."""
+    connection = await _connected(config, "command")
+    try:
+        yield Members(connection, config.nats)
     finally:
         await connection.close()
 

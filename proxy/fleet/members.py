@@ -11,7 +11,7 @@ A spool that is forwarded counts as stored what the stream has taken. So over th
     captured     what all spools captured
     lost         what all spools lost
     quarantined  what all spools set aside, and the captured calls in the bucket of what recorders
-                 set aside (by id: each once)
+                 set aside (by id: each once), until a resubmit stores them
     stored       what all spools have forwarded, less what the stream still holds and what was
                  set aside
     waiting      the rest: in spools, and in the stream
@@ -31,6 +31,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from proxy.config import Nats
 from proxy.fleet import departed as departing
@@ -131,6 +132,14 @@ class Members:
         with translated():
             await self._connection.js.purge_stream(
                 f"KV_{self._bucket}", subject=self._key(member.key)
+            )
+
+    async def take_back(self, captured: UUID) -> None:
+        """This call is set aside no longer: it was stored. Of others nothing is known, or done."""
+        bucket = set_aside_bucket(self._settings)
+        with translated():
+            await self._connection.js.purge_stream(
+                f"KV_{bucket}", subject=f"$KV.{bucket}.{captured}"
             )
 
     async def read(self) -> Fleet:

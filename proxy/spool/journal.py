@@ -7,6 +7,7 @@ for other processes, and keeps the count when the disk is too full for the journ
 
 A torn tail is cut. The file is written anew (beside, then renamed) when it has doubled; ids whose
 START lies in a deleted segment are left out, since nothing of theirs can be delivered any more.
+Those of quarantined calls stay: who stores one later has to know that it is of this slot.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Journal:
         self._path = path / slot.ACKS
         self.settled = last_settled(path)
         self.acknowledged: set[bytes] = set()
+        self._set_aside: set[bytes] = set()
         self._end = self._rotate_at = 0
         self._owed: list[_Owed] = []
         self._fd = _open(self._path)
@@ -74,6 +76,8 @@ class Journal:
             entry = _Owed(state, key, loss)
             self._owed.append(entry)
             self.acknowledged.add(key)
+            if state is State.QUARANTINED:
+                self._set_aside.add(key)
             _count(self.settled, entry, 1)
         self.flush()
 
@@ -99,7 +103,7 @@ class Journal:
         a recorder that dies again and again before a renewal would have it double each time.
         """
         self.acknowledged.intersection_update(keys)
-        needed = _ENTRY_BYTES * len(self.acknowledged)
+        needed = _ENTRY_BYTES * len(self.acknowledged | self._set_aside)
         self._rotate_at = min(self._rotate_at, max(ROTATE_BYTES_MIN, 2 * needed))
 
     def secure(self, gone: Container[bytes]) -> None:
@@ -129,6 +133,7 @@ class Journal:
                 is_damaged = True
             else:
                 self.acknowledged.update(_keys(payload, number))
+                self._set_aside.update(_keys(payload, number, State.QUARANTINED))
             self._end = end
         self._rotate_at = max(ROTATE_BYTES_MIN, 2 * self._end)
         if is_damaged:
@@ -161,7 +166,9 @@ class Journal:
 
     def _rotate(self) -> None:
         beside = self._path.with_suffix(".new")
-        known = [_Owed(State.STORED, key, Loss.DISCARDED) for key in self.acknowledged]
+        others = self.acknowledged - self._set_aside
+        known = [_Owed(State.QUARANTINED, key, Loss.DISCARDED) for key in self._set_aside]
+        known += [_Owed(State.STORED, key, Loss.DISCARDED) for key in others]
         record = _record(self.settled, known)
         beside.unlink(missing_ok=True)
         fd = _open(beside)
@@ -221,6 +228,22 @@ def acknowledged(path: Path) -> set[bytes]:
     return keys
 
 
+def set_aside(path: Path) -> set[bytes]:
+    """The ids of the slot's calls that were ever quarantined. Raises OSError."""
+    try:
+        fd = os.open(path / slot.ACKS, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return set()
+    keys: set[bytes] = set()
+    try:
+        for payload, number, _ in _acks(fd):
+            if payload is not None:
+                keys.update(_keys(payload, number, State.QUARANTINED))
+    finally:
+        os.close(fd)
+    return keys
+
+
 def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
@@ -236,8 +259,13 @@ def _acks(fd: int) -> Iterator[tuple[bytes | None, int, int]]:
             yield b"", 0, item.end  # of a newer version: left in place
 
 
-def _keys(payload: bytes, start: int) -> Iterator[bytes]:
-    return (payload[at + 1 : at + _ENTRY_BYTES] for at in range(start, len(payload), _ENTRY_BYTES))
+def _keys(payload: bytes, start: int, state: State | None = None) -> Iterator[bytes]:
+    """The ids behind the counters: all, or those of that state."""
+    return (
+        payload[at + 1 : at + _ENTRY_BYTES]
+        for at in range(start, len(payload), _ENTRY_BYTES)
+        if state is None or payload[at] == state
+    )
 
 
 def _record(settled: Settled, entries: Iterable[_Owed]) -> bytes:

@@ -10,6 +10,7 @@
         0192….call               what was carried of a call that is open for long (`carry`)
         acks                   journal: what the recorder has dealt with
         settled                page: what the recorder counts
+        resubmitted            ids, 16 bytes each: set aside once and stored since (`resubmitted`)
 
 `flock` is released by the kernel however a process ends, so a restarted writer takes its old slot
 over and a second instance gets one of its own. Whatever else lies here (links, directories, pipes,
@@ -28,6 +29,7 @@ from pathlib import Path
 from proxy.errors import SpoolUnusable
 
 LOCK, CAPTURED, SETTLED, ACKS, RESERVE = "lock", "captured", "settled", "acks", "reserve"
+RESUBMITTED, ID_BYTES = "resubmitted", 16
 RECORDER_LOCK = "recorder.lock"
 SLOTS_MAX = 1024
 _LOCK_TRIES, _LOCK_PAUSE_S = 5, 0.001
@@ -131,6 +133,14 @@ def list_segments(slot: Path) -> list[int]:
 
 def segment_path(slot: Path, number: int) -> Path:
     return slot / f"{number:08}.seg"
+
+
+def resubmitted(slot: Path) -> int:
+    """How many of the slot's calls were set aside and are stored now."""
+    try:
+        return (slot / RESUBMITTED).lstat().st_size // ID_BYTES
+    except OSError:
+        return 0
 
 
 def disk_bytes(slot: Path) -> int:

@@ -3,6 +3,7 @@
 `captured = stored + waiting + quarantined + lost`, per slot and added up. The writer counts
 captures and what it could not write, the recorder counts the rest; each keeps its counters in a
 page of the slot (`page`), so any process reads them at any time, without locks, after a kill too.
+What the recorder set aside and was stored since (`resubmitted`) moves from one to the other here.
 `waiting` is the difference, not a count of its own; `verify` counts it independently.
 """
 
@@ -146,14 +147,16 @@ def id_ms(key: bytes) -> int:
 
 def read_slot(path: Path, number: int) -> SlotTotals:
     """A snapshot of the slot at `path`."""
-    # What is settled is read first: it never overtakes what is captured.
+    # What came of what was settled is read first, then that: neither overtakes what it is of.
+    resubmitted = slot.resubmitted(path)
     settled = Settled.of(read_page(path / slot.SETTLED) or ())
     captured = Captured.of(read_page(path / slot.CAPTURED) or ())
+    resubmitted = min(resubmitted, settled.quarantined)  # where the recorder's counters were lost
     lost = captured.lost | settled.lost
     totals = SlotTotals(
         captured=captured.sequence + settled.found + sum(captured.lost.values()),
-        stored=settled.stored,
-        quarantined=settled.quarantined,
+        stored=settled.stored + resubmitted,
+        quarantined=settled.quarantined - resubmitted,
         lost={reason.value: lost[reason] for reason in Loss},
         truncated=captured.truncated,
         damaged=settled.damaged,

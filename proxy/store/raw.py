@@ -28,6 +28,7 @@ WHERE (reason = $1) = $2 AND (created_at, id) > ($3, $4)
 ORDER BY created_at, id LIMIT $5
 """
 _FORGET = "DELETE FROM agent_raw WHERE id = $1 AND reason <> $2"
+_KEEP = "UPDATE agent_raw SET reason = $2 WHERE id = $1"
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -77,3 +78,8 @@ async def copies(
 async def forget(store: Store, id: UUID) -> None:
     """Remove the copy of a call that is set aside no longer."""
     await store.fetch(_FORGET, id, KEPT)
+
+
+async def keep(store: Store, id: UUID) -> None:
+    """Have the copy of a call that is set aside no longer be one of a stored row."""
+    await store.fetch(_KEEP, id, KEPT)
