@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -14,6 +15,7 @@ from proxy.spool.totals import read_totals, summed
 from tests.e2e.provider import Provider
 from tests.e2e.stack import ROOT, Stack, until
 
+NOWHERE = "postgresql://127.0.0.1:9/none"
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
 
@@ -155,3 +157,18 @@ async def test_a_demonstration_that_is_ended_leaves_nothing(tmp_path, number):
     assert process.returncode == 130
     assert said.strip() == b""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("role", ["gateway", "recorder"])
+async def test_a_process_alone_stops_in_order_when_its_terminal_closes(tmp_path, role):
+    stack = Foreground(tmp_path / "data", "http://127.0.0.1:9", role=role, STORE__DSN=NOWHERE)
+    await stack.start()
+    assert stack.process is not None
+
+    async def listens() -> bool:
+        caught = Path(f"/proc/{stack.process.pid}/status").read_text().split("SigCgt:\t")[1]
+        return bool(int(caught.split()[0], 16) >> (signal.SIGHUP - 1) & 1)
+
+    await until(listens, "the process heeds signals")
+    stack.interrupt(signal.SIGHUP)
+    assert await stack.ended() == 0
