@@ -7,7 +7,9 @@ it in bodies. Values under 16 characters are placeholders such as `test` and are
 
 from __future__ import annotations
 
+import contextlib
 import re
+from base64 import b64decode
 from collections.abc import Collection, Iterable
 from hashlib import blake2b
 from urllib.parse import unquote_to_bytes
@@ -48,7 +50,7 @@ def in_head(fields: Fields, query: bytes | None) -> tuple[bytes, ...]:
     for name, _, value in fields:
         if name not in _OPEN_NAMES and _SECRET_NAME.search(name):
             parts = _cookie_values(value) if b"cookie" in name else (without_scheme(value),)
-            found.update(dict.fromkeys(parts))
+            found.update(dict.fromkeys((*parts, *_of_basic(value))))
     found.update(dict.fromkeys(protocol_keys(fields)))
     for name, value in parameters(query):
         if name.lower() not in KEPT_PARAMETERS:
@@ -61,6 +63,17 @@ def without_scheme(value: bytes) -> bytes:
     """The credential of an Authorization header: `Bearer X` and `Basic X` give X."""
     scheme = _SCHEME.match(value)
     return value[scheme.end() :] if scheme else value
+
+
+def _of_basic(value: bytes) -> tuple[bytes, ...]:
+    """User and password of RFC 7617, either of which may be a key."""
+    scheme, _, coded = value.partition(b" ")
+    if scheme.lower() != b"basic":
+        return ()
+    with contextlib.suppress(ValueError):
+        user, colon, password = b64decode(coded.strip(), validate=True).partition(b":")
+        return (user, password) if colon else ()
+    return ()
 
 
 def as_secrets(credentials: Iterable[bytes], salt: bytes) -> tuple[Secret, ...]:

@@ -1,5 +1,6 @@
 """Credentials: every one is found, masked and known by its hash only."""
 
+from base64 import b64encode
 from hashlib import blake2b
 
 import pytest
@@ -51,6 +52,23 @@ KEY = b"sk-ant-0123456789abcdef"
 )
 def test_a_credential_in_a_header_is_found_without_its_scheme(name, value):
     assert in_head(from_raw([(name, value)]), None) == (KEY,)
+
+
+@pytest.mark.parametrize(
+    ("pair", "found"),
+    [
+        (b"user:" + KEY, (KEY,)),
+        (KEY + b":", (KEY,)),
+        (KEY + b":x" + KEY, (KEY, b"x" + KEY)),
+        (b"someone@example.com:short", (b"someone@example.com",)),
+        (b"user:" + KEY + b":" + KEY, (KEY + b":" + KEY,)),
+        (b"no pair of any kind", ()),
+    ],
+)
+def test_what_basic_credentials_are_made_of_is_found(pair, found):
+    coded = b64encode(pair)
+    raw = [(b"Authorization", b"Basic " + coded)]
+    assert in_head(from_raw(raw), None) == (coded, *found)
 
 
 def test_a_key_offered_in_a_line_of_its_own_is_found():
