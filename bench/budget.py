@@ -3,8 +3,9 @@
     python -m bench.budget [--write]
 
 A step is repeated on the calls of `bench.backlog`; given is the lower quartile, in microseconds.
-Inside the running program everything costs up to twice as much, since caches are shared with what
-goes on between; the proportions hold.
+Inside the running program everything costs more, since caches are shared with what goes on between.
+How much more shows what is appended to the spool: it is measured as well after pauses in which
+something else fills the caches, as between the events of streams that are paced.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any
 
 from bench import report
@@ -29,6 +30,7 @@ from proxy.enrich.redact import Scan
 from proxy.environment import load
 from proxy.exchange import Outcome
 from proxy.spool.reader import SpoolReader
+from proxy.spool.segment import HEADER_BYTES
 from proxy.spool.stall import StallGuard
 from proxy.spool.writer import SpoolWriter
 from proxy.store.storable import storable
@@ -40,6 +42,7 @@ from proxy.wire.request import RequestReader
 from proxy.wire.tap import Tap, mint_id
 
 REPEATS, SLICES, CALLS = 500, 25, 1500
+COLD_REPEATS, COLD_BYTES, PAUSE_S = 1000, 4 * 1024 * 1024, 0.0002
 LIMITS = HeadLimits(65536, 65536, 512)
 RAW = (
     (b"Host", b"127.0.0.1:8080"),
@@ -66,6 +69,23 @@ def quartile_us(step: Callable[[], Any]) -> float:
             step()
         taken.append((time.thread_time_ns() - began) / REPEATS / 1000)
     return quantiles(taken, n=4)[0]
+
+
+def cold_us(step: Callable[[], Any]) -> float:
+    """The median after a pause in which the caches were used for something else."""
+
+    def measured(step: Callable[[], Any]) -> float:
+        taken = []
+        for _ in range(COLD_REPEATS):
+            rubbish[:] = other
+            time.sleep(PAUSE_S)
+            began = time.thread_time_ns()
+            step()
+            taken.append((time.thread_time_ns() - began) / 1000)
+        return median(taken)
+
+    rubbish, other = bytearray(COLD_BYTES), bytes(COLD_BYTES)
+    return measured(step) - measured(lambda: None)
 
 
 def gateway(config: Config) -> Iterator[tuple[str, float]]:
@@ -136,10 +156,20 @@ def appended(config: Config, sink: StallGuard) -> Iterator[tuple[str, float]]:
         tap.response(ANSWER[-1000:], is_last=True)
         tap.end(Outcome.COMPLETE)
 
+    def came() -> None:
+        tapped[0].response(EVENT)
+
     yield "spool: start and request of 2 KB, one write", quartile_us(begun)
     yield "spool: head, answer of 1 KB and end, one write", quartile_us(ended)
+    yield "the first of the two, with cold caches", cold_us(begun)
+    yield "the second, with cold caches", cold_us(ended)
     begun()
-    yield "spool: one event of a stream", quartile_us(lambda: tapped[0].response(EVENT))
+    yield "spool: one event of a stream", quartile_us(came)
+    yield "the same, with cold caches", cold_us(came)
+    with tempfile.TemporaryFile(buffering=0) as file:
+        data = EVENT + bytes(HEADER_BYTES)
+        yield "a bare write of as many bytes", quartile_us(lambda: file.write(data))
+        yield "the same, with cold caches", cold_us(lambda: file.write(data))
 
 
 def recorder(config: Config, spool: Path) -> Iterator[tuple[str, float]]:
