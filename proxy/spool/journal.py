@@ -7,7 +7,8 @@ for other processes, and keeps the count when the disk is too full for the journ
 
 A torn tail is cut. The file is written anew (beside, then renamed) when it has doubled; ids whose
 START lies in a deleted segment are left out, since nothing of theirs can be delivered any more.
-Those of quarantined calls stay: who stores one later has to know that it is of this slot.
+Those of quarantined calls stay: who stores one later has to know that it is of this slot. More ids
+than one record holds are written in several, only anew: with the rename all of them are there.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from typing import NamedTuple
 
 from proxy.spool import slot
 from proxy.spool.page import Page, pack, read_page, unpack
-from proxy.spool.segment import VERSION, Damage, Kind, header_bytes
+from proxy.spool.segment import PAYLOAD_BYTES_MAX, VERSION, Damage, Kind, header_bytes
 from proxy.spool.segment_file import walk
 from proxy.spool.totals import Loss, Settled
 
 ROTATE_BYTES_MIN = 256 * 1024
 _NOBODY = bytes(16)
 _ENTRY_BYTES = 17
+_ENTRIES_MAX = PAYLOAD_BYTES_MAX // _ENTRY_BYTES // 2  # of a record, which holds the counters too
 
 
 class State(IntEnum):
@@ -156,11 +158,14 @@ class Journal:
 
     def _is_rotated(self) -> bool:
         """Whether the journal was due to be written anew, and has been. Else it may grow."""
-        if self._end < self._rotate_at:
+        is_long = len(self._owed) > _ENTRIES_MAX  # for one record, and none is torn from another
+        if self._end < self._rotate_at and not is_long:
             return False
         try:
             self._rotate()
         except OSError:
+            if is_long:
+                raise
             return False
         return True
 
@@ -169,7 +174,10 @@ class Journal:
         others = self.acknowledged - self._set_aside
         known = [_Owed(State.QUARANTINED, key, Loss.DISCARDED) for key in self._set_aside]
         known += [_Owed(State.STORED, key, Loss.DISCARDED) for key in others]
-        record = _record(self.settled, known)
+        record = b"".join(
+            _record(self.settled, known[at : at + _ENTRIES_MAX])
+            for at in range(0, len(known) or 1, _ENTRIES_MAX)
+        )
         beside.unlink(missing_ok=True)
         fd = _open(beside)
         try:

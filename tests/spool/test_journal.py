@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from proxy.spool import slot
-from proxy.spool.journal import Journal, State, acknowledged, last_settled
+from proxy.spool.journal import Journal, State, acknowledged, last_settled, set_aside
 from proxy.spool.reader import SpoolReader
-from proxy.spool.segment import Found, first_bytes, scan
+from proxy.spool.segment import PAYLOAD_BYTES_MAX, Found, first_bytes, scan
 
 from .samples import ROOM, a_writer, ids, read_all, recorded, segment_files, totals, write_call
 from .test_model import kill
@@ -102,6 +102,39 @@ def test_it_is_written_anew_when_it_has_grown(
     journal.close()
     assert max(sizes) < 4000
     assert not (tmp_path / "acks.new").exists()
+
+
+def test_more_ids_than_a_record_holds_are_written_anew_in_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = PAYLOAD_BYTES_MAX // 17 + 1000
+    keys = [n.to_bytes(16) for n in range(count)]
+    journal = Journal(tmp_path)
+    for at in range(0, count, 1000):
+        journal.append(State.QUARANTINED, keys[at : at + 1000])
+    journal.append(State.STORED, [b"s" * 16])
+    monkeypatch.setattr(journal, "_rotate_at", 0)
+    journal.flush()
+    assert set_aside(tmp_path) == set(keys)
+    assert acknowledged(tmp_path) == {*keys, b"s" * 16}
+    (tmp_path / slot.SETTLED).write_bytes(bytes(4096))
+    settled = last_settled(tmp_path)
+    assert (settled.stored, settled.quarantined) == (1, count)
+    journal.close()
+
+
+def test_more_ids_than_a_record_holds_wait_for_a_renewal(tmp_path: Path) -> None:
+    keys = [n.to_bytes(16) for n in range(PAYLOAD_BYTES_MAX // 17 + 1000)]
+    journal = Journal(tmp_path)
+    beside = (tmp_path / slot.ACKS).with_suffix(".new")
+    beside.mkdir()  # of whoever
+    journal.append(State.STORED, keys)
+    assert journal.is_behind
+    beside.rmdir()
+    journal.flush()
+    assert not journal.is_behind
+    assert acknowledged(tmp_path) == set(keys)
+    journal.close()
 
 
 def test_readers_that_die_before_each_renewal_do_not_put_it_off(
