@@ -353,7 +353,7 @@ PII: tuple[Rule, ...] = (
     # Not behind a point: the digits of a fraction pass Luhn as often as any.
     Rule(
         "card",
-        r"(?:^|[^\w.\-]|\\[nrtbf])([0-9](?:[ -]?[0-9]){12,99})\b",
+        r"(?:^|[^\w.\-]|\\[nrtbf])([0-9](?:[ -]?[0-9]){12,})\b",
         within=cards,
     ),
     Rule(

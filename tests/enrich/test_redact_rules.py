@@ -161,6 +161,7 @@ BESIDE = {  # what is written beside a number may look like more of it
     f"30 1234567 {CARD} 4": "30 1234567 [REDACTED:card] 4",
     f"{CARD} 5500 0000 0000 0004": "[REDACTED:card] [REDACTED:card]",
     "378282246310005 1234": "[REDACTED:card] 1234",
+    f"{'1000 ' * 23}{CARD}": f"{'1000 ' * 23}[REDACTED:card]",  # as in a table
     f"a\\n{CARD}": "a\\n[REDACTED:card]",  # of JSON inside of a text
     "BE68 5390 0754 7034 EUR": "[REDACTED:iban] EUR",
     "AT61 1904 3002 3457 3201 BIC BKAUATWW": "[REDACTED:iban] BIC BKAUATWW",
