@@ -15,6 +15,7 @@ writes the answers itself. Its rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
@@ -237,7 +238,8 @@ class AgentConnection(asyncio.Protocol):
         self._reader.drop()
         self._resume_reading()
         transport.set_write_buffer_limits(high=0)  # so that `resume_writing` says: all is sent
-        transport.write_eof()
+        with contextlib.suppress(OSError):  # it was reset meanwhile: `connection_lost` follows
+            transport.write_eof()
         self._end_after(idle_timeout_s if self.writing_paused else self._linger_s)
 
     # How much is read.

@@ -5,6 +5,7 @@ import gc
 import logging
 import resource
 import socket
+import struct
 import weakref
 from collections.abc import Callable
 from hashlib import sha256
@@ -13,7 +14,9 @@ import pytest
 import uvloop
 
 from proxy.exchange import Exchange, Outcome
-from proxy.wire.agent import HIGH_WATER_BYTES, PIPELINED_MAX
+from proxy.wire.agent import HIGH_WATER_BYTES, PIPELINED_MAX, AgentConnection, AgentServer
+from proxy.wire.answer import HeadLimits
+from proxy.wire.request import Request
 from proxy.wire.server import Gateway
 from proxy.wire.unread import Unread
 from tests.fakes import MemorySink, Peer, Upstream, answering, chunked, connect, post, until, whole
@@ -224,6 +227,29 @@ async def test_an_agent_that_never_ends_is_not_awaited_for_ever(request_, monkey
         await s.agent.message()
         assert await s.agent.rest() == b""
         await until(lambda: not s.gateway.connections)
+
+
+async def test_an_agent_that_resets_behind_its_last_answer_is_no_fault():
+    client, faults = socket.socket(), []
+
+    async def handle(agent: AgentConnection, request: Request) -> bool:
+        agent.send(whole(b"ok"))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()  # with a reset
+        return False
+
+    limits = HeadLimits(head_bytes_max=9000, field_bytes_max=9000, fields_max=9)
+    agents = AgentServer(handle, limits, header_timeout_s=30, idle_timeout_s=30, connections_max=1)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: faults.append(context["message"]))
+    server = await loop.create_server(agents, "127.0.0.1", 0)
+    client.connect(server.sockets[0].getsockname())
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await until(lambda: bool(agents.connections))
+    await until(lambda: not agents.connections)
+    gc.collect()
+    server.close()
+    assert faults == []
 
 
 async def test_an_agent_that_never_reads_its_last_bytes_is_not_awaited_for_ever():
