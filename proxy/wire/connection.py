@@ -73,7 +73,8 @@ class Connection(asyncio.Protocol):
     def write_all(self, pieces: list[bytes]) -> None:
         """As `write`, of several pieces without a copy of them."""
         self._active_at = self._loop.time()
-        if self._transport is not None:
+        # Else some versions of asyncio watch the number of a descriptor that is closed next.
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.writelines(pieces)
 
     async def drain(self) -> None:

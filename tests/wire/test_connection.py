@@ -192,6 +192,17 @@ async def test_silence_is_found_in_a_later_exchange_too():
     connection.finish()
 
 
+async def test_nothing_is_left_to_a_transport_that_is_closing(made):
+    connection, transport = made
+    connection.begin(is_head_only=False)
+    connection.write_all([b"a", b"b"])
+    assert transport.written == b"ab"
+    transport.abort()
+    connection.write_all([b"c"])
+    assert transport.written == b"ab"
+    connection.connection_lost(None)
+
+
 async def test_a_tunnel_gets_everything_in_order(made):
     connection, _ = made
     connection.begin(is_head_only=False)
