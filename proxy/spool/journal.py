@@ -211,7 +211,7 @@ def last_settled(path: Path) -> Settled:
     """The recorder's counters, from journal and page: the newer of both. Never raises."""
     newest = Settled.of(read_page(path / slot.SETTLED) or ())
     with contextlib.suppress(OSError):
-        fd = os.open(path / slot.ACKS, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = open_to_read(path)
         try:
             for payload, number, _ in _acks(fd):
                 counters = unpack(payload[:number]) if payload is not None else None
@@ -226,7 +226,7 @@ def acknowledged(path: Path) -> set[bytes]:
     """The ids in the slot's journal. Never raises."""
     keys: set[bytes] = set()
     with contextlib.suppress(OSError):
-        fd = os.open(path / slot.ACKS, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = open_to_read(path)
         try:
             for payload, number, _ in _acks(fd):
                 if payload is not None:
@@ -239,26 +239,37 @@ def acknowledged(path: Path) -> set[bytes]:
 def set_aside(path: Path) -> set[bytes]:
     """The ids of the slot's calls that were ever quarantined. Raises OSError."""
     try:
-        fd = os.open(path / slot.ACKS, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = open_to_read(path)
     except FileNotFoundError:
         return set()
-    keys: set[bytes] = set()
     try:
-        for payload, number, _ in _acks(fd):
-            if payload is not None:
-                keys.update(_keys(payload, number, State.QUARANTINED))
+        return set_aside_behind(fd, 0)[0]
     finally:
         os.close(fd)
-    return keys
+
+
+def open_to_read(path: Path) -> int:
+    """The slot's journal. Raises OSError."""
+    return os.open(path / slot.ACKS, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def set_aside_behind(fd: int, offset: int) -> tuple[set[bytes], int]:
+    """The ids of quarantined calls in an open journal from there, and where to go on."""
+    keys: set[bytes] = set()
+    for payload, number, end in _acks(fd, offset):
+        if payload is not None:
+            keys.update(_keys(payload, number, State.QUARANTINED))
+            offset = end
+    return keys, offset
 
 
 def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
-def _acks(fd: int) -> Iterator[tuple[bytes | None, int, int]]:
+def _acks(fd: int, offset: int = 0) -> Iterator[tuple[bytes | None, int, int]]:
     """Each ACK's payload (None: damaged), the length of its counters, and where it ends."""
-    for item in walk(fd):
+    for item in walk(fd, offset):
         if isinstance(item, Damage) or not item.is_good:
             yield None, 0, item.end
         elif item.header.kind == Kind.ACK and item.header.version == VERSION:

@@ -22,7 +22,7 @@ from uuid import UUID
 
 from proxy.errors import SpoolUnusable
 from proxy.spool import slot
-from proxy.spool.journal import set_aside
+from proxy.spool.journal import open_to_read, set_aside_behind
 
 _REMEDY = "resubmit as the user that the recorder runs as, with room on the disk"
 
@@ -86,7 +86,8 @@ class _Slot:
         self._path = path
         self._fd: int | None = None
         self._set_aside: set[bytes] = set()
-        self._seen: tuple[int, int] | None = None
+        self._journal: int | None = None  # open, so that no other file gets its number
+        self._read_to = 0
         self._noted: set[bytes] = set()
 
     def note(self, key: bytes) -> bool:
@@ -106,19 +107,27 @@ class _Slot:
         return True
 
     def close(self) -> None:
+        self._close_journal()
         if self._fd is not None:
             os.close(self._fd)
 
     def _look(self) -> None:
-        """Read the journal, where it is another than before."""
+        """Read what the journal has more than before: a recorder may write one of any length."""
         try:
             status = (self._path / slot.ACKS).lstat()
+            if self._journal is None or status.st_ino != os.fstat(self._journal).st_ino:
+                journal = open_to_read(self._path)
+                self._close_journal()
+                self._journal, self._read_to = journal, 0
         except FileNotFoundError:
             return
-        seen = status.st_ino, status.st_size
-        if seen != self._seen:
-            self._set_aside = set_aside(self._path)
-            self._seen = seen
+        found, self._read_to = set_aside_behind(self._journal, self._read_to)
+        self._set_aside |= found
+
+    def _close_journal(self) -> None:
+        if self._journal is not None:
+            os.close(self._journal)
+            self._journal = None
 
 
 def _open(path: Path) -> int:

@@ -72,6 +72,35 @@ def test_a_call_that_is_set_aside_meanwhile_is_known(tmp_path: Path) -> None:
     assert counts(tmp_path) == (2, 2, 0, 0)
 
 
+def test_of_a_journal_that_grows_only_what_is_new_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a resubmit beside a busy recorder reads all of it again for each call."""
+    (tmp_path / "0").mkdir()
+    journal, count = Journal(tmp_path / "0"), 0
+
+    def counted(fd: int, size: int, offset: int, pread=os.pread) -> bytes:
+        nonlocal count
+        data = pread(fd, size, offset)
+        count += len(data)
+        return data
+
+    journal.append(State.QUARANTINED, [n.to_bytes(16) for n in range(10_000)])
+    with ResubmittedCalls(tmp_path) as notes:
+        notes.note(UUID(int=0))
+        monkeypatch.setattr(os, "pread", counted)
+        for n in range(10_000, 10_010):
+            journal.append(State.QUARANTINED, [n.to_bytes(16)])
+            notes.note(UUID(int=n))
+        assert count < 10_000
+        monkeypatch.setattr(journal, "_rotate_at", 0)
+        journal.append(State.STORED, [b"s" * 16])  # writes it anew
+        journal.append(State.QUARANTINED, [n.to_bytes(16) for n in range(20_000, 20_002)])
+        notes.note(UUID(int=20_001))
+    journal.close()
+    assert (tmp_path / "0" / slot.RESUBMITTED).stat().st_size == 12 * slot.ID_BYTES
+
+
 def test_each_call_is_of_its_slot(tmp_path: Path) -> None:
     first, second = a_writer(tmp_path), a_writer(tmp_path)
     written = [write_call(first), write_call(second)]
