@@ -15,7 +15,7 @@ from proxy.store.embedded import EmbeddedServer
 from proxy.store.links import LinkStore
 from proxy.turn import turn_id
 from proxy.wire.tap import mint_id
-from tests.e2e.pipeline import Pipeline, pipeline
+from tests.e2e.pipeline import Pipeline
 from tests.e2e.provider import Provider
 from tests.e2e.stack import Stack, until
 
@@ -52,15 +52,6 @@ async def report(url: str, body: dict, **headers: str) -> UUID:
 
 async def feedback(url: str, body: dict) -> UUID:
     return UUID((await post(url, "/telemetry/v1/feedback", body))["report_id"])
-
-
-@pytest.fixture
-async def stand(tmp_path, dsn, transport):
-    async with (
-        Provider(0).serving() as upstream,
-        pipeline(tmp_path, dsn, upstream, **transport) as found,
-    ):
-        yield found
 
 
 async def settled(stand: Pipeline, dsn: str, now=LATER) -> list[dict]:

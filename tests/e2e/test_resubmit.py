@@ -25,15 +25,6 @@ COPIES = "SELECT id, reason FROM agent_raw ORDER BY created_at"
 
 
 @pytest.fixture
-async def stand(tmp_path, dsn, transport):
-    async with (
-        Provider(0).serving() as upstream,
-        pipeline(tmp_path, dsn, upstream, **transport) as found,
-    ):
-        yield found
-
-
-@pytest.fixture
 async def local(tmp_path, dsn):
     async with Provider(0).serving() as upstream, pipeline(tmp_path, dsn, upstream) as found:
         yield found
